@@ -1,0 +1,1 @@
+"""What every layer needs and no model does: errors, files, configuration, the run directory, the machine."""
