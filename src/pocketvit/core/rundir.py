@@ -121,15 +121,28 @@ class RunDirectory:
             },
         )
 
-    def stage_is_done(self, stage: str, key: str) -> bool:
-        """Whether `stage` finished from the inputs that `key` stands for, and all it wrote is still there."""
-        record = self.read("run.json")["stages"].get(stage)
-        return bool(record) and record["key"] == key and all(self.has(name) for name in record["wrote"])
+    def stage(self, name: str) -> dict[str, Any]:
+        """What `run.json` records of a stage; empty when it never started."""
+        return self.read("run.json")["stages"].get(name, {})
 
-    def finish_stage(self, stage: str, key: str, *, seconds: float, wrote: list[str]) -> None:
-        """Record that `stage` finished."""
+    def stage_is_done(self, name: str, key: str) -> bool:
+        """Whether the stage finished from the inputs that `key` stands for, and all it wrote is still there."""
+        record = self.stage(name)
+        return (
+            record.get("key") == key and "wrote" in record and all(self.has(file) for file in record["wrote"])
+        )
+
+    def start_stage(self, name: str, key: str) -> None:
+        """Record that a stage begins; until it finishes the record has no `wrote`."""
+        self._record(name, {"key": key, "started": _now()})
+
+    def finish_stage(self, name: str, key: str, *, seconds: float, wrote: list[str]) -> None:
+        """Record that a stage finished and which files it left."""
+        self._record(name, {"key": key, "seconds": round(seconds, 2), "finished": _now(), "wrote": wrote})
+
+    def _record(self, name: str, record: dict[str, Any]) -> None:
         run = self.read("run.json")
-        run["stages"][stage] = {"key": key, "seconds": round(seconds, 2), "finished": _now(), "wrote": wrote}
+        run["stages"][name] = record
         self.write("run.json", run)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:

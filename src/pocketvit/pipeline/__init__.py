@@ -1,0 +1,1 @@
+"""The main job, from images to a verified file and a report: a short list of stages."""
