@@ -1,0 +1,1 @@
+"""One file per way of storing labelled images; each turns its source into a `Listing`."""
