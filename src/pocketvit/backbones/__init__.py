@@ -1,0 +1,18 @@
+"""Backbones: one file a family, each reading like its paper's table, and the registry that names them."""
+
+from pocketvit.backbones import cas_vit, mobilevit, mobilevitv2, swiftformer
+from pocketvit.backbones.factory import create_model
+from pocketvit.backbones.preprocessing import Preprocessing
+from pocketvit.backbones.registry import ModelEntry, get_entry, list_models
+
+__all__ = [
+    "ModelEntry",
+    "Preprocessing",
+    "cas_vit",
+    "create_model",
+    "get_entry",
+    "list_models",
+    "mobilevit",
+    "mobilevitv2",
+    "swiftformer",
+]

@@ -1,0 +1,149 @@
+"""CAS-ViT: convolutional additive self-attention vision transformers (Zhang et al. 2024).
+
+Paper: https://arxiv.org/abs/2408.03703 (table 1). Parameter names are those of the official code,
+Tianfang-Zhang/CAS-ViT.
+
+======  ===========================================  =========
+stride  layers                                       channels
+======  ===========================================  =========
+4       2 conv 3×3 of stride 2, depths[0] blocks     widths[0]
+8       conv 3×3 of stride 2,   depths[1] blocks     widths[1]
+16      conv 3×3 of stride 2,   depths[2] blocks     widths[2]
+32      conv 3×3 of stride 2,   depths[3] blocks     widths[3]
+======  ===========================================  =========
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from pocketvit.backbones.base import Backbone, Level, make_classifier
+from pocketvit.backbones.layers import Downsample, patch_stem
+from pocketvit.backbones.preprocessing import Preprocessing
+from pocketvit.backbones.registry import ModelEntry, register
+from pocketvit.mixers.convolutional import ConvolutionalAdditiveMixer
+
+__all__ = ["SPECS", "CASViT", "CASViTSpec", "build"]
+
+EXPANSION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CASViTSpec:
+    """Channels and blocks of the four stages."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+SPECS = {
+    "cas_vit_xs": CASViTSpec(widths=(48, 56, 112, 220), depths=(2, 2, 4, 2)),
+    "cas_vit_s": CASViTSpec(widths=(48, 64, 128, 256), depths=(3, 3, 6, 3)),
+    "cas_vit_m": CASViTSpec(widths=(64, 96, 192, 384), depths=(3, 3, 6, 3)),
+    "cas_vit_t": CASViTSpec(widths=(96, 128, 256, 512), depths=(3, 3, 6, 3)),
+}
+
+
+class CASViT(Backbone):
+    """CAS-ViT; see `Backbone` for the interface. One classifier, as the published training has."""
+
+    def __init__(self, spec: CASViTSpec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+        names = tuple(f"network.{index}" for index in (0, 2, 4, 6))
+        super().__init__(num_classes=num_classes, in_chans=in_chans, widths=spec.widths, level_names=names)
+        self.patch_embed = patch_stem(in_chans, spec.widths[0])
+        self.network = nn.Sequential()
+        for index, (chans, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
+            if index:
+                self.network.append(Downsample(spec.widths[index - 1], chans))
+            self.network.append(nn.Sequential(*(AdditiveBlock(chans) for _ in range(depth))))
+        self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
+        self.head = make_classifier(self.num_features, num_classes)
+        if isinstance(self.head, nn.Linear):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def levels(self) -> tuple[Level, Level, Level, Level]:
+        """See `Backbone`."""
+        stage1, down2, stage2, down3, stage3, down4, stage4 = self.network
+        return (self.patch_embed, stage1), (down2, stage2), (down3, stage3), (down4, stage4)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """See `Backbone`."""
+        return self.norm(x)
+
+
+class AdditiveBlock(nn.Module):
+    """Integration, token mixer, MLP; each with a skip (section 3.3)."""
+
+    def __init__(self, chans: int) -> None:
+        super().__init__()
+        self.local_perception = _LocalIntegration(chans)
+        self.norm1 = nn.BatchNorm2d(chans)
+        self.attn = ConvolutionalAdditiveMixer(dim=chans)
+        self.drop_path = DropPath()
+        self.norm2 = nn.BatchNorm2d(chans)
+        self.mlp = _Mlp(chans, EXPANSION * chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.local_perception(x)
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class _LocalIntegration(nn.Module):
+    def __init__(self, chans: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(chans, chans, 1),
+            nn.BatchNorm2d(chans),
+            nn.Conv2d(chans, chans, 3, padding=1, groups=chans),
+            nn.GELU(),
+            nn.Conv2d(chans, chans, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+class _Mlp(nn.Module):
+    def __init__(self, chans: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(chans, hidden, 1)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, chans, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def build(spec: CASViTSpec) -> Callable[[int, int], CASViT]:
+    """What makes the network of a spec from (number of classes, input channels)."""
+    return lambda num_classes, in_chans: CASViT(spec, num_classes=num_classes, in_chans=in_chans)
+
+
+def _entry(name: str, spec: CASViTSpec, *, size: int, crop: float) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        family="cas_vit",
+        preprocessing=Preprocessing(
+            size=size,
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+            interpolation="bicubic",
+            crop=crop,
+        ),
+        code_licence="Apache-2.0",
+        weights_licence="not stated (the official code is MIT)",
+        source="arXiv 2408.03703, github.com/Tianfang-Zhang/CAS-ViT",
+        hub=None,
+        build=build(spec),
+    )
+
+
+register(*(_entry(name, spec, size=224, crop=0.875) for name, spec in SPECS.items()))
+register(*(_entry(f"{name}_384", spec, size=384, crop=1.0) for name, spec in SPECS.items()))

@@ -1,0 +1,47 @@
+"""Parameters and multiply-accumulates of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["Complexity", "measure_complexity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complexity:
+    """How big a network is.
+
+    Attributes:
+        params: learned numbers, batch-normalisation scales and shifts included.
+        macs: multiply-accumulates of convolutions, linear layers and matrix products for one image.
+    """
+
+    params: int
+    macs: int
+
+
+def measure_complexity(model: nn.Module, size: int, in_chans: int = 3) -> Complexity:
+    """Count the parameters, and the MACs of one `size` × `size` image.
+
+    A model built under `torch.device("meta")` is counted without computing anything.
+    """
+    like = next(model.parameters())
+    images = torch.empty(1, in_chans, size, size, device=like.device, dtype=like.dtype)
+    training = [module for module in model.modules() if module.training]
+    counter = FlopCounterMode(display=False)
+    model.eval()
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model(images)
+    finally:
+        for module in training:
+            module.training = True
+    return Complexity(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+    )

@@ -1,0 +1,63 @@
+"""Convolution with batch normalisation: the layer between the mixers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["ConvNorm", "Downsample", "patch_stem"]
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation, activation; "same" padding for odd kernels.
+
+    Args:
+        act: the activation; `None` is none.
+
+    Shape:
+        `(B, in_chans, H, W)` to `(B, out_chans, ceil(H / stride), ceil(W / stride))`.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        act: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_chans)
+        self.act = act or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, normalise, activate."""
+        return self.act(self.bn(self.conv(x)))
+
+
+class Downsample(nn.Module):
+    """3×3 convolution of stride 2 (with bias) and batch normalisation: half the size, rounded up."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, out_chans, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise."""
+        return self.norm(self.proj(x))
+
+
+def patch_stem(in_chans: int, out_chans: int) -> nn.Sequential:
+    """Two 3×3 convolutions of stride 2, each with batch normalisation and ReLU: a quarter of the size."""
+    half = out_chans // 2
+    return nn.Sequential(
+        nn.Conv2d(in_chans, half, 3, 2, 1),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, out_chans, 3, 2, 1),
+        nn.BatchNorm2d(out_chans),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,65 @@
+"""How an image becomes a network's input; a model and its preprocessing always travel together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+__all__ = ["Preprocessing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What happens to a decoded 8-bit image at evaluation.
+
+    Attributes:
+        size: height and width of the network's input, pixels.
+        mean: subtracted from each channel of the image scaled to [0, 1].
+        std: each channel is divided by it afterwards.
+        interpolation: of the resize; with antialiasing.
+        crop: part of the resized short side that the centre crop keeps, in (0, 1].
+        channels: order of the colour channels the network was trained with.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"]
+    crop: float
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+    @property
+    def short_side(self) -> int:
+        """The short side after the resize and before the crop, pixels."""
+        return round(self.size / self.crop)
+
+    def at(self, size: int) -> Preprocessing:
+        """The same rules for inputs of another `size`."""
+        return replace(self, size=size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """What `to_dict` wrote."""
+        arrays: dict[str, Any] = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
+        return cls(**{**values, **arrays})
+
+    def describe(self) -> str:
+        """The pipeline in one printable line."""
+        return " | ".join(
+            (
+                f"decode {self.channels}",
+                f"resize short side {self.short_side} {self.interpolation}",
+                f"centre crop {self.size}",
+                "scale to [0, 1]",
+                f"normalise mean {_numbers(self.mean)} std {_numbers(self.std)}",
+            )
+        )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)

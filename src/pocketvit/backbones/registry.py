@@ -1,0 +1,129 @@
+"""Every model by name: what builds it, what its input looks like, where it comes from, its licences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import timm
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from pocketvit.backbones.preprocessing import Preprocessing
+from pocketvit.core.errors import ConfigError
+from pocketvit.core.names import unknown_name
+
+__all__ = ["ModelEntry", "get_entry", "list_models", "register", "register_pattern"]
+
+TIMM_PREFIX = "timm/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A model that can be built by name.
+
+    Attributes:
+        build: makes the network with fresh weights from (number of classes, input channels).
+        hub: name and tag of the published weights that timm can fetch and that fit, if there are any.
+        source: paper and official repository.
+    """
+
+    name: str
+    family: str
+    preprocessing: Preprocessing
+    code_licence: str
+    weights_licence: str
+    source: str
+    hub: str | None
+    build: Callable[[int, int], nn.Module]
+
+
+_entries: dict[str, ModelEntry] = {}
+_patterns: list[tuple[re.Pattern[str], Callable[[re.Match[str]], ModelEntry]]] = []
+
+
+def register(*entries: ModelEntry) -> None:
+    """Make entries known by their names."""
+    _entries.update({entry.name: entry for entry in entries})
+
+
+def register_pattern(pattern: str, make: Callable[[re.Match[str]], ModelEntry]) -> None:
+    """Make every name that fully matches the regular expression known; `make` gets the match."""
+    _patterns.append((re.compile(pattern), make))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Registered names that match a wildcard such as `"mobilevitv2_*"`, numbers in numeric order."""
+    return sorted((name for name in _entries if fnmatchcase(name, pattern)), key=_natural)
+
+
+def get_entry(name: str) -> ModelEntry:
+    """The entry of a registered name, of any `mobilevitv2` width, or of any timm model.
+
+    `timm/` in front of a name asks for timm's own implementation where both have one.
+
+    Raises:
+        UnknownNameError: there is no such model; says the nearest names.
+    """
+    if name in _entries:
+        return _entries[name]
+    for pattern, make in _patterns:
+        if match := pattern.fullmatch(name):
+            return make(match)
+    timm_name = name.removeprefix(TIMM_PREFIX)
+    if timm.is_model(timm_name):
+        return _timm_entry(name, timm_name)
+    raise unknown_name(
+        "model",
+        name,
+        [*_entries, *timm.list_models()],
+        see="`pocketvit models` lists them; any timm name works.",
+    )
+
+
+def _timm_entry(name: str, timm_name: str) -> ModelEntry:
+    cfg = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    if cfg is None:
+        raise unknown_name("timm weights tag", timm_name, timm.list_models(pretrained=True))
+
+    def build(num_classes: int, in_chans: int) -> nn.Module:
+        return timm.create_model(timm_name, num_classes=num_classes, in_chans=in_chans)
+
+    architecture = timm_name.partition(".")[0]
+    return ModelEntry(
+        name=name,
+        family="timm",
+        preprocessing=_timm_preprocessing(cfg, timm_name),
+        code_licence="Apache-2.0 (timm)",
+        weights_licence=cfg.license or "not stated by timm",
+        source=", ".join(str(part) for part in (cfg.paper_ids, cfg.origin_url) if part) or "timm",
+        hub=f"{architecture}.{cfg.tag}" if cfg.has_weights and cfg.tag else None,
+        build=build,
+    )
+
+
+def _timm_preprocessing(cfg: Any, name: str) -> Preprocessing:
+    _, height, width = cfg.input_size
+    if height != width:
+        raise ConfigError(
+            f"timm model '{name}' wants {height}×{width} inputs; only square inputs are supported."
+        )
+    return Preprocessing(
+        size=height,
+        mean=_three(cfg.mean or IMAGENET_DEFAULT_MEAN),
+        std=_three(cfg.std or IMAGENET_DEFAULT_STD),
+        interpolation="bilinear" if cfg.interpolation == "bilinear" else "bicubic",
+        crop=float(cfg.crop_pct or 0.875),
+    )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,197 @@
+"""SwiftFormer: efficient additive attention for real-time mobile vision (Shaker et al., ICCV 2023).
+
+Paper: https://arxiv.org/abs/2303.15446 (section 3.3). Parameter names are timm's. Official code:
+Amshaker/SwiftFormer.
+
+======  ====================================================================  =========
+stride  layers                                                                channels
+======  ====================================================================  =========
+4       2 conv 3×3 of stride 2, (depths[0] - 1) conv encoders, 1 encoder      widths[0]
+8       conv 3×3 of stride 2,   (depths[1] - 1) conv encoders, 1 encoder      widths[1]
+16      conv 3×3 of stride 2,   (depths[2] - 1) conv encoders, 1 encoder      widths[2]
+32      conv 3×3 of stride 2,   (depths[3] - 1) conv encoders, 1 encoder      widths[3]
+======  ====================================================================  =========
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from pocketvit.backbones.base import Backbone, Level, make_classifier
+from pocketvit.backbones.layers import Downsample, patch_stem
+from pocketvit.backbones.preprocessing import Preprocessing
+from pocketvit.backbones.registry import ModelEntry, register
+from pocketvit.mixers.additive import EfficientAdditiveAttention
+
+__all__ = ["SwiftFormer", "SwiftFormerSpec", "build"]
+
+EXPANSION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwiftFormerSpec:
+    """Channels and blocks of the four stages."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+SPECS = {
+    "swiftformer_xs": SwiftFormerSpec(widths=(48, 56, 112, 220), depths=(3, 3, 6, 4)),
+    "swiftformer_s": SwiftFormerSpec(widths=(48, 64, 168, 224), depths=(3, 3, 9, 6)),
+    "swiftformer_l1": SwiftFormerSpec(widths=(48, 96, 192, 384), depths=(4, 3, 10, 5)),
+    "swiftformer_l3": SwiftFormerSpec(widths=(64, 128, 320, 512), depths=(4, 4, 12, 6)),
+}
+
+
+class SwiftFormer(Backbone):
+    """SwiftFormer; see `Backbone` for the interface.
+
+    Two classifiers, the second for a teacher's labels; their mean is returned, in training too, unless
+    `distilled_training` is set: then training returns both.
+    """
+
+    classifiers = ("head", "head_dist")
+
+    def __init__(self, spec: SwiftFormerSpec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+        names = tuple(f"stages.{index}" for index in range(4))
+        super().__init__(num_classes=num_classes, in_chans=in_chans, widths=spec.widths, level_names=names)
+        self.distilled_training = False
+        self.stem = patch_stem(in_chans, spec.widths[0])
+        self.stages = nn.Sequential()
+        for index, (chans, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
+            downsample = Downsample(spec.widths[index - 1], chans) if index else nn.Identity()
+            self.stages.append(_Stage(downsample, chans, depth=depth))
+        self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
+        self.head = make_classifier(self.num_features, num_classes)
+        self.head_dist = make_classifier(self.num_features, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def levels(self) -> tuple[Level, Level, Level, Level]:
+        """See `Backbone`."""
+        first, second, third, fourth = self.stages
+        return (self.stem, first), (second,), (third,), (fourth,)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """See `Backbone`."""
+        return self.norm(x)
+
+    def classify(self, x: Tensor) -> Any:
+        """See `Backbone`."""
+        logits, distilled = self.head(x), self.head_dist(x)
+        if self.distilled_training and self.training:
+            return logits, distilled
+        return (logits + distilled) / 2
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Whether training returns the logits of both classifiers instead of their mean."""
+        self.distilled_training = enable
+
+
+class _Stage(nn.Module):
+    def __init__(self, downsample: nn.Module, chans: int, *, depth: int) -> None:
+        super().__init__()
+        self.downsample = downsample
+        convs = (ConvEncoder(chans, hidden=EXPANSION * chans) for _ in range(depth - 1))
+        self.blocks = nn.Sequential(*convs, Encoder(chans))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+class ConvEncoder(nn.Module):
+    """x + γ · conv1×1(GELU(conv1×1(BN(depthwise 3×3(x))))), hidden width `hidden`, γ starts at 1."""
+
+    def __init__(self, chans: int, *, hidden: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(chans, chans, 3, padding=1, groups=chans)
+        self.norm = nn.BatchNorm2d(chans)
+        self.pwconv1 = nn.Conv2d(chans, hidden, 1)
+        self.act = nn.GELU()
+        self.pwconv2 = nn.Conv2d(hidden, chans, 1)
+        self.drop_path = DropPath()
+        self.layer_scale = _LayerScale(chans, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pwconv2(self.act(self.pwconv1(self.norm(self.dwconv(x)))))
+        return x + self.drop_path(self.layer_scale(y))
+
+
+class Encoder(nn.Module):
+    """Local representation, efficient additive attention, MLP; each with a skip, the last two scaled."""
+
+    def __init__(self, chans: int) -> None:
+        super().__init__()
+        self.local_representation = ConvEncoder(chans, hidden=chans)
+        self.attn = EfficientAdditiveAttention(dim=chans)
+        self.linear = _Mlp(chans, EXPANSION * chans)
+        self.drop_path = DropPath()
+        self.layer_scale_1 = _LayerScale(chans, 1e-5)
+        self.layer_scale_2 = _LayerScale(chans, 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.local_representation(x)
+        x = x + self.drop_path(self.layer_scale_1(self.attn(x)))
+        return x + self.drop_path(self.layer_scale_2(self.linear(x)))
+
+
+class _Mlp(nn.Module):
+    def __init__(self, chans: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(chans)
+        self.fc1 = nn.Conv2d(chans, hidden, 1)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, chans, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(self.norm1(x))))
+
+
+class _LayerScale(nn.Module):
+    """A learned factor a channel."""
+
+    def __init__(self, chans: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((chans, 1, 1), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def build(spec: SwiftFormerSpec) -> Callable[[int, int], SwiftFormer]:
+    """What makes the network of a spec from (number of classes, input channels)."""
+    return lambda num_classes, in_chans: SwiftFormer(spec, num_classes=num_classes, in_chans=in_chans)
+
+
+register(
+    *(
+        ModelEntry(
+            name=name,
+            family="swiftformer",
+            preprocessing=Preprocessing(
+                size=224,
+                mean=IMAGENET_DEFAULT_MEAN,
+                std=IMAGENET_DEFAULT_STD,
+                interpolation="bicubic",
+                crop=0.95,
+            ),
+            code_licence="Apache-2.0",
+            weights_licence="Apache-2.0",
+            source="arXiv 2303.15446, github.com/Amshaker/SwiftFormer",
+            hub=f"{name}.dist_in1k",
+            build=build(spec),
+        )
+        for name, spec in SPECS.items()
+    )
+)

@@ -1,0 +1,13 @@
+"""Token mixers, one file a paper: modules that map `(B, C, H, W)` to `(B, C, H, W)`."""
+
+from pocketvit.mixers.additive import EfficientAdditiveAttention
+from pocketvit.mixers.convolutional import ConvolutionalAdditiveMixer
+from pocketvit.mixers.separable import SeparableSelfAttention
+from pocketvit.mixers.softmax import SoftmaxAttention
+
+__all__ = [
+    "ConvolutionalAdditiveMixer",
+    "EfficientAdditiveAttention",
+    "SeparableSelfAttention",
+    "SoftmaxAttention",
+]
