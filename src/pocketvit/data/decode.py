@@ -25,7 +25,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvit.core.errors import DamagedImageError
 
-__all__ = ["Decoded", "decode", "decode_image", "read_file"]
+__all__ = ["IMAGE_SUFFIXES", "Decoded", "decode", "decode_image", "read_file"]
+
+# fmt: off
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".bmp", ".dib",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".heic", ".heif",
+)
+# fmt: on
+"""Endings by which a file counts as an image. HEIC is not decoded, but it is a photo to its owner: it is here
+so that it is reported and not passed over."""
 
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}

@@ -6,10 +6,11 @@ import hashlib
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pocketvit.core.errors import DataError
+from pocketvit.core.errors import ConfigError, DataError
 from pocketvit.core.names import nearest
 from pocketvit.data.partition import stratified_sample, stratified_split
 from pocketvit.data.readers.digits import read_digits
@@ -17,10 +18,10 @@ from pocketvit.data.readers.folder import read_folder
 from pocketvit.data.readers.listing import Listing
 from pocketvit.data.readers.parquet import parquet_files, read_parquet
 from pocketvit.data.readers.torchvision_sets import read_torchvision
-from pocketvit.data.splits import ImageData, ImageSplit, Problem, Subset
+from pocketvit.data.splits import ImageData, ImageSplit, Problem
 from pocketvit.data.survey import Facts, survey
 
-__all__ = ["DATA_ROOT", "open_images", "read_listing"]
+__all__ = ["DATA_ROOT", "assemble", "open_images", "read_listing"]
 
 DATA_ROOT = Path("~/.cache/pocketvit/data")
 """Where torchvision's data sets are kept unless another folder is given."""
@@ -54,18 +55,38 @@ def open_images(
         data_root: where torchvision's data sets are kept or downloaded to.
 
     Raises:
+        ConfigError: `val_fraction` is not between 0 and 1.
         DataError: there is nothing at `source`, no two classes, too many damaged images, or the split is
             not usable; the message says what to do.
     """
-    if not 0 < val_fraction < 1:
-        raise DataError(f"The share for validation is {val_fraction}; it must be between 0 and 1.")
     listing = _limited(read_listing(source, data_root=data_root), limit, seed)
-    parts = [listing.train] if listing.val is None else [listing.train, listing.val]
-    facts = [survey(part, decoding=check == "all") for part in parts]
+    facts = [survey(part, decoding=check == "all") for part in listing.parts]
+    data = assemble(listing, facts, source, val_fraction=val_fraction, seed=seed, max_damaged=max_damaged)
+    if limit is None:
+        return data
+    return replace(data, split_rule=f"{data.split_rule}, {data.checked} images chosen with seed {seed}")
+
+
+def assemble(
+    listing: Listing,
+    facts: Sequence[Sequence[Facts]],
+    source: str | Path,
+    *,
+    val_fraction: float,
+    seed: int,
+    max_damaged: float,
+) -> ImageData:
+    """The usable images of `listing`, split; raises as `open_images`.
+
+    Args:
+        facts: what was found about each image of each part of the listing.
+    """
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"The share for validation is {val_fraction}; it must be between 0 and 1.")
     problems = [fact.problem for found in facts for fact in found if fact.problem is not None]
     checked = sum(map(len, facts))
     _refuse_damaged(problems, checked, max_damaged, source)
-    usable = [_usable(part, found) for part, found in zip(parts, facts, strict=True)]
+    usable = [_usable(part, found) for part, found in zip(listing.parts, facts, strict=True)]
     digests = [[fact.digest for fact in found if fact.problem is None] for found in facts]
     train, val, rule = _divide(usable, digests[0], listing.rule, val_fraction, seed)
     classes, train, val, empty = _drop_empty_classes(listing.classes, train, val)
@@ -75,9 +96,7 @@ def open_images(
         classes=classes,
         train=train,
         val=val,
-        split_rule=rule
-        if limit is None
-        else f"{rule}, {len(train) + len(val)} images chosen with seed {seed}",
+        split_rule=rule,
         problems=(*listing.problems, *empty, *problems),
         checked=checked,
         fingerprint=_fingerprint(usable, digests, listing.classes),
@@ -126,14 +145,10 @@ def _limited(listing: Listing, limit: int | None, seed: int) -> Listing:
         return listing
     n_train, n_val = len(listing.train), len(listing.val or ())
     share = round(limit * n_train / (n_train + n_val))
-    return Listing(
-        name=listing.name,
-        classes=listing.classes,
+    return replace(
+        listing,
         train=_sample(listing.train, share, seed),
         val=None if listing.val is None else _sample(listing.val, limit - share, seed),
-        rule=listing.rule,
-        problems=listing.problems,
-        ignored=listing.ignored,
     )
 
 
@@ -194,11 +209,8 @@ def _drop_empty_classes(
         for name, count in zip(classes, counts, strict=True)
         if not count
     ]
-    return tuple(classes[label] for label in kept), _relabelled(train, new), _relabelled(val, new), empty
-
-
-def _relabelled(split: ImageSplit, new: dict[int, int]) -> ImageSplit:
-    return Subset(split, range(len(split)), [new[label] for label in split.labels])
+    train, val = (part.relabelled([new[label] for label in part.labels]) for part in (train, val))
+    return tuple(classes[label] for label in kept), train, val, empty
 
 
 def _fingerprint(

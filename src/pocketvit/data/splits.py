@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from PIL import Image
 from pocketvit.core.errors import DamagedImageError
 from pocketvit.data.decode import decode_image, read_file
 
-__all__ = ["FileSplit", "ImageData", "ImageSplit", "MemorySplit", "Problem", "Subset"]
+__all__ = ["FileSplit", "ImageData", "ImageSplit", "Joined", "MemorySplit", "Problem", "Subset"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class ImageSplit(ABC):
         """The images at `indices`, in that order."""
         return Subset(self, indices, [self.labels[i] for i in indices])
 
+    def relabelled(self, labels: Sequence[int]) -> ImageSplit:
+        """The same images with other class indices, one for each image."""
+        return Subset(self, range(len(self)), labels)
+
     def counts(self, num_classes: int) -> list[int]:
         """Number of images of each class."""
         found = Counter(self.labels)
@@ -97,6 +103,34 @@ class Subset(ImageSplit):
     def load(self, i: int, *, at_least: int | None = None) -> Image.Image:
         """The image that the whole split has for it."""
         return self._base.load(self._indices[i], at_least=at_least)
+
+
+class Joined(ImageSplit):
+    """Several splits, one after the other."""
+
+    def __init__(self, parts: Sequence[ImageSplit]) -> None:
+        super().__init__([label for part in parts for label in part.labels])
+        self._parts = list(parts)
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    def key(self, i: int) -> str:
+        """The key in its part."""
+        part, position = self._place(i)
+        return part.key(position)
+
+    def content(self, i: int) -> bytes:
+        """The bytes in its part."""
+        part, position = self._place(i)
+        return part.content(position)
+
+    def load(self, i: int, *, at_least: int | None = None) -> Image.Image:
+        """The image in its part."""
+        part, position = self._place(i)
+        return part.load(position, at_least=at_least)
+
+    def _place(self, i: int) -> tuple[ImageSplit, int]:
+        which = bisect.bisect_right(self._ends, i)
+        return self._parts[which], i - self._ends[which] + len(self._parts[which])
 
 
 class FileSplit(ImageSplit):

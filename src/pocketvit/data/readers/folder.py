@@ -11,18 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pocketvit.core.errors import DataError
+from pocketvit.data.decode import IMAGE_SUFFIXES
 from pocketvit.data.readers.listing import Listing
 from pocketvit.data.splits import FileSplit, Problem
 
-__all__ = ["IMAGE_SUFFIXES", "VAL_NAMES", "read_folder"]
+__all__ = ["VAL_NAMES", "read_folder"]
 
-# Suffixes that cannot be decoded but are photos to their owner (HEIC) are here, so that they are reported.
-# fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".bmp", ".dib",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".heic", ".heif",
-})
-# fmt: on
 VAL_NAMES = ("val", "valid", "validation", "test")
 
 

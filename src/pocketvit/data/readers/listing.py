@@ -23,4 +23,9 @@ class Listing:
     problems: tuple[Problem, ...] = ()
     """What could be told without opening an image, such as a class folder without images."""
     ignored: tuple[str, ...] = ()
-    """Files that are not images by their name."""
+    """Files that are passed over, because of their name or because they lie outside the class folders."""
+
+    @property
+    def parts(self) -> tuple[ImageSplit, ...]:
+        """`train`, and `val` if there is one."""
+        return (self.train,) if self.val is None else (self.train, self.val)
