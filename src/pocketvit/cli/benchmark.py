@@ -12,13 +12,13 @@ from pocketvit.cli import options as o
 
 NAME = "benchmark"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit benchmark runs/photos
+`pocketvit benchmark runs/photos`
 
-pocketvit benchmark runs/a runs/b/model.onnx --threads 1 --threads 4
+`pocketvit benchmark runs/a runs/b/model.onnx --threads 1 --threads 4`
 
-pocketvit benchmark model.onnx --json > benchmark.json
+`pocketvit benchmark model.onnx --json > benchmark.json`
 """
 
 

@@ -11,11 +11,11 @@ from pocketvit.core.errors import ConfigError, DataError
 
 NAME = "doctor"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit doctor photos/
+`pocketvit doctor photos/`
 
-pocketvit doctor shards/ --json
+`pocketvit doctor shards/ --json`
 """
 
 

@@ -12,13 +12,13 @@ from pocketvit.cli import options as o
 
 NAME = "evaluate"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit evaluate runs/photos
+`pocketvit evaluate runs/photos`
 
-pocketvit evaluate runs/photos/model.onnx --data photos/
+`pocketvit evaluate runs/photos/model.onnx --data photos/`
 
-pocketvit evaluate runs/photos --data new-photos/ --split all --json
+`pocketvit evaluate runs/photos --data new-photos/ --split all --json`
 """
 
 
@@ -41,8 +41,8 @@ def run(
 ) -> None:
     """Measure accuracy, with its 95% confidence interval, on labelled images.
 
-    A run is evaluated with its trained network on its own held-out images unless --data names others; the split
-    is then made with --val-fraction and --seed, as `pocketvit build` makes it.
+    A run is evaluated with its trained network on its own held-out images unless --data names others; the
+    split is then made with --val-fraction and --seed, as `pocketvit build` makes it.
     """
     from pocketvit.pipeline.evaluate import evaluate_on
     from pocketvit.reporting.tables import evaluation_table

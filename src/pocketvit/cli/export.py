@@ -11,11 +11,11 @@ from pocketvit.cli.job import Tolerance
 
 NAME = "export"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit export runs/photos
+`pocketvit export runs/photos`
 
-pocketvit export runs/photos --to phone/model.onnx
+`pocketvit export runs/photos --to phone/model.onnx`
 """
 
 

@@ -18,7 +18,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="pocketvit",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,8 +42,8 @@ def options(
     """From labelled images to a verified vision transformer that runs in your pocket.
 
     Exit codes: 0 done, 1 other error, 2 wrong option or name, 3 no model fits the budget, 4 unusable data,
-    5 unusable weights, 6 export not verified, 7 run directory, 8 disk, 9 training diverged,
-    75 stopped and resumable. Add --debug to any command for the traceback.
+    5 unusable weights, 6 export not verified, 7 run directory, 8 disk, 9 training diverged, 75 stopped and
+    resumable. Add --debug to any command for the traceback.
     """
 
 

@@ -11,13 +11,13 @@ from pocketvit.cli import options as o
 
 NAME = "models"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit models
+`pocketvit models`
 
-pocketvit models 'mobilevitv2*' --resolution 128 --classes 10
+`pocketvit models 'mobilevitv2*' --resolution 128 --classes 10`
 
-pocketvit models 'swift*' --json
+`pocketvit models 'swift*' --json`
 """
 
 

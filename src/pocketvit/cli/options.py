@@ -43,7 +43,7 @@ Data = Annotated[
     str | None,
     typer.Argument(
         help="Folder with one sub-folder per class (or train/ and val/), parquet file or folder, "
-        "[bold]digits[/], or [bold]torchvision:CIFAR10[/].",
+        "**digits**, or **torchvision:CIFAR10**.",
         show_default=False,
     ),
 ]
@@ -71,7 +71,7 @@ Params = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="This model (see [bold]pocketvit models[/]), or any timm name."),
+    typer.Option("--model", "-m", help="This model (see **pocketvit models**), or any timm name."),
 ]
 Resolution = Annotated[
     int | None,

@@ -12,13 +12,13 @@ from pocketvit.cli import options as o
 
 NAME = "predict"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit predict runs/photos/model.onnx holiday.jpg
+`pocketvit predict runs/photos/model.onnx holiday.jpg`
 
-pocketvit predict runs/photos new-photos/ --top 3
+`pocketvit predict runs/photos new-photos/ --top 3`
 
-pocketvit predict model.onnx *.png --json > answers.json
+`pocketvit predict model.onnx *.png --json > answers.json`
 """
 
 

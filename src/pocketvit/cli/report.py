@@ -9,9 +9,9 @@ import typer
 
 NAME = "report"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit report runs/photos
+`pocketvit report runs/photos`
 """
 
 

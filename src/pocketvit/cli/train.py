@@ -7,15 +7,15 @@ from pocketvit.pipeline.config import BuildConfig
 
 NAME = "train"
 EXAMPLES = """
-[bold]Examples[/]
+**Examples**
 
-pocketvit train digits --model mobilevitv2_050 --resolution 64
+`pocketvit train digits --model mobilevitv2_050 --resolution 64`
 
-pocketvit train photos/ --pretrained weights.safetensors --epochs 20
+`pocketvit train photos/ --pretrained weights.safetensors --epochs 20`
 
-pocketvit train torchvision:CIFAR10 --recipe cifar10
+`pocketvit train torchvision:CIFAR10 --recipe cifar10`
 
-pocketvit train --resume runs/photos
+`pocketvit train --resume runs/photos`
 """
 
 

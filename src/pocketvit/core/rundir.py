@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,20 @@ from pocketvit.core.machine import hardware, versions
 __all__ = ["RunDirectory"]
 
 _FORMAT = 1
+
+_FILES = (
+    "run.json",
+    "data.json",
+    "model.json",
+    "training.json",
+    "metrics.jsonl",
+    "evaluation.json",
+    "model.onnx",
+    "model.unverified.onnx",
+    "export.json",
+    "benchmark.json",
+    "report.html",
+)
 
 
 class RunDirectory:
@@ -71,6 +86,12 @@ class RunDirectory:
     def report(self) -> Path:
         """The report."""
         return self.path / "report.html"
+
+    def clear(self) -> None:
+        """Remove what an earlier run wrote here, and nothing else."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
         """Whether the file `name` is there."""
@@ -126,7 +147,7 @@ class RunDirectory:
         return self.read("run.json")["stages"].get(name, {})
 
     def stage_is_done(self, name: str, key: str) -> bool:
-        """Whether the stage finished from the inputs that `key` stands for, and all it wrote is still there."""
+        """Whether the stage finished from the inputs behind `key`, and all it wrote is still there."""
         record = self.stage(name)
         return (
             record.get("key") == key and "wrote" in record and all(self.has(file) for file in record["wrote"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ class BuildConfig(Config):
     Attributes:
         data: a folder, a parquet file or folder, `digits`, or `torchvision:NAME`.
         out: the run directory; by default `runs/` and the data's name.
-        macs: most multiply-accumulates for one image; 150 M when neither `macs`, `params` nor `model` is given.
+        macs: most multiply-accumulates for one image; 150 M unless `macs`, `params` or `model` is given.
         params: most parameters.
         model: a registered or timm model name; by default the largest that fits.
         resolution: input size in pixels; by default the highest the data warrants and the budget allows.
@@ -35,6 +35,8 @@ class BuildConfig(Config):
         limit: use only that many images.
         val_fraction: share held out when the data has no validation part of its own.
         max_damaged: largest share of unreadable images that is tolerated.
+        target: format of the exported file, and `precision` its number format; see
+            `pocketvit.deployment.targets`.
         tolerance: largest difference between the logits of the exported file and the network, relative to the
             largest logit.
         threads: thread counts of the benchmark; by default one and all cores.
@@ -54,7 +56,8 @@ class BuildConfig(Config):
     max_damaged: float = Field(default=0.05, ge=0, le=1)
     seed: int = 0
     device: DeviceName = "auto"
-    target: Literal["onnx"] = "onnx"
+    target: str = "onnx"
+    precision: str = "float32"
     tolerance: float | None = Field(default=None, gt=0)
     threads: tuple[int, ...] | None = None
 

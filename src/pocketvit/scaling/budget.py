@@ -8,6 +8,7 @@ resolution, so the file stays small.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,10 +18,21 @@ from pocketvit.backbones import create_model, get_entry, list_models
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.errors import BudgetError
 
-__all__ = ["RESOLUTIONS", "Budget", "Candidate", "Choice", "choose_model", "warranted_resolution"]
+__all__ = [
+    "RESOLUTIONS",
+    "Budget",
+    "Candidate",
+    "Choice",
+    "architectures",
+    "choose_model",
+    "warranted_resolution",
+]
 
 RESOLUTIONS = (256, 224, 192, 160, 128, 96, 64)
 """Input sizes tried, pixels; all multiples of 32, the coarsest stride of every family."""
+
+_VARIANT = re.compile(r"(_in22k_ft_in1k)?(_384)?$")
+"""How the registry marks other weights of the same architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +114,7 @@ def choose_model(
         BudgetError: nothing fits; names what came nearest.
         UnknownNameError: `model` is not registered.
     """
-    names = [get_entry(model).name] if model else list_models(distinct=True)
+    names = [get_entry(model).name] if model else architectures()
     sizes = (resolution,) if resolution else _sizes_from(warranted_resolution(typical_size))
     tried: list[Candidate] = []
     for size in sizes:
@@ -113,6 +125,11 @@ def choose_model(
             best = max(fitting, key=lambda candidate: (candidate.macs, -candidate.params))
             return _choice(best, tried, budget, asked_for=model, first_size=sizes[0])
     raise _nothing_fits(tried, budget)
+
+
+def architectures() -> list[str]:
+    """Registered models without those that differ from another only in their published weights."""
+    return [name for name in list_models() if _VARIANT.sub("", name) == name]
 
 
 def _sizes_from(largest: int) -> tuple[int, ...]:
@@ -132,12 +149,19 @@ def _choice(
     if asked_for:
         reason = f"{best.name} was asked for"
     else:
-        rivals = sum(candidate.fits for candidate in tried)
-        reason = f"{best.name} has the most MACs of the {rivals} models that fit {budget}"
+        fitting = sum(candidate.fits for candidate in tried)
+        reason = (
+            f"{best.name} is the largest of the {fitting} that fit"
+            if fitting > 1
+            else f"Only {best.name} fits"
+        )
+        reason += f" ({budget})"
     if best.resolution == first_size:
         reason += f" at {best.resolution} px."
     else:
-        reason += f" at {best.resolution} px, the highest resolution at which one fits (tried from {first_size} px)."
+        reason += (
+            f" at {best.resolution} px, the highest at which one fits (tried from {first_size} px down)."
+        )
     candidates = tuple(_explained(candidate, best, budget) for candidate in tried)
     return Choice(
         name=best.name,
@@ -178,9 +202,10 @@ def _nothing_fits(tried: list[Candidate], budget: Budget) -> BudgetError:
         )
 
     nearest = min(tried, key=overrun)
+    cost = f"{nearest.macs / 1e6:.1f} M MACs and {nearest.params / 1e6:.2f} M parameters"
     return BudgetError(
-        f"No model fits {budget}: the nearest of {len(tried)} tried is {nearest.name} at {nearest.resolution} px with "
-        f"{nearest.macs / 1e6:.1f} M MACs and {nearest.params / 1e6:.2f} M parameters.",
+        f"No model fits {budget}: the nearest of {len(tried)} tried is {nearest.name} at "
+        f"{nearest.resolution} px with {cost}.",
         fix="Raise --macs or --params"
         + (", or lower --resolution." if nearest.resolution > min(RESOLUTIONS) else "."),
     )

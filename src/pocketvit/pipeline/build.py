@@ -1,0 +1,109 @@
+"""The main job: a short list of stages, each written to the run directory and never computed twice."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from pocketvit.core.config import parse_config
+from pocketvit.core.console import console
+from pocketvit.core.rundir import RunDirectory
+from pocketvit.pipeline import stages
+from pocketvit.pipeline.config import BuildConfig
+from pocketvit.reporting import summary_table, write_report
+
+__all__ = ["build", "export_run", "train_only"]
+
+
+def build(config: BuildConfig, *, overwrite: bool = False) -> RunDirectory:
+    """From labelled images to a verified model file and a report.
+
+    Args:
+        config: what to build from what.
+        overwrite: discard what an earlier run with other settings left in the run directory.
+
+    Returns:
+        The run directory with everything in it.
+
+    Raises:
+        PocketvitError: any of them; see `pocketvit.core.errors`.
+    """
+    run = RunDirectory(config.run_path)
+    with run.locked():
+        job = _begin(run, config, overwrite=overwrite)
+        stages.read_data(job)
+        stages.choose_model(job)
+        stages.train_network(job)
+        stages.evaluate_network(job)
+        stages.export_model(job)
+        stages.benchmark_model(job)
+        _report(run)
+    return run
+
+
+def train_only(config: BuildConfig, *, overwrite: bool = False) -> RunDirectory:
+    """The stages of `build` as far as the evaluated network; arguments and errors as there."""
+    run = RunDirectory(config.run_path)
+    with run.locked():
+        job = _begin(run, config, overwrite=overwrite)
+        stages.read_data(job)
+        stages.choose_model(job)
+        stages.train_network(job)
+        stages.evaluate_network(job)
+        _report(run)
+    return run
+
+
+def export_run(
+    path: Path, *, target: str, precision: str, tolerance: float | None, copy_to: Path | None
+) -> None:
+    """Export the network of a trained run, verify the file, and refresh the report.
+
+    Raises:
+        RunError: `path` holds no run, or one that is not trained yet.
+        VerificationError: the file does not compute what the network computes.
+    """
+    run = RunDirectory.open(path)
+    run.read("evaluation.json")  # a run that is not trained yet says so here
+    saved = {**run.read("run.json")["config"], "out": path, "target": target, "precision": precision}
+    if tolerance is not None:
+        saved["tolerance"] = tolerance
+    config = parse_config(BuildConfig, saved, where=str(path / "run.json"))
+    with run.locked():
+        job = stages.Job(run=run, config=config)
+        stages.read_data(job)
+        stages.choose_model(job)
+        stages.export_model(job)
+        write_report(run)
+    if copy_to is not None:
+        copy_to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.onnx, copy_to)
+    console.print(f"Verified: {escape(str(copy_to or run.onnx))}")
+
+
+def _begin(run: RunDirectory, config: BuildConfig, *, overwrite: bool) -> stages.Job:
+    if overwrite:
+        run.clear()
+    stages.refuse_other_settings(run, config)
+    run.begin(
+        command=shlex.join(["pocketvit", *sys.argv[1:]]),
+        config=_plain(config),
+        seed=config.seed,
+    )
+    console.print(f"Run directory: [bold]{escape(str(run.path))}[/]")
+    return stages.Job(run=run, config=config)
+
+
+def _report(run: RunDirectory) -> None:
+    report = write_report(run)
+    console.print(summary_table(run))
+    console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]", soft_wrap=True)
+
+
+def _plain(config: BuildConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"out"})

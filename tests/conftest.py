@@ -1,0 +1,60 @@
+"""Fixtures for tests that go through the whole job."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvit.core.rundir import RunDirectory
+from pocketvit.pipeline.build import build
+from pocketvit.pipeline.config import BuildConfig
+
+
+def small_job(out: Path, **changes) -> BuildConfig:
+    """The whole job in seconds: few digits, few pixels, one epoch."""
+    settings = {
+        "data": "digits",
+        "out": out,
+        "limit": 160,
+        "model": "mobilevit_xxs",
+        "resolution": 32,
+        "pretrained": "none",
+        "settings": {"epochs": 1, "warmup_epochs": 0, "batch_size": 32, "workers": 0},
+        "threads": (1,),
+    }
+    return BuildConfig(**{**settings, **changes})
+
+
+@pytest.fixture(scope="session", name="small_job")
+def small_job_fixture():
+    return small_job
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> RunDirectory:
+    """One finished run, built once for all test processes; tests must not change it."""
+    shared = tmp_path_factory.getbasetemp().parent
+    with (shared / "finished-run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = RunDirectory(shared / "finished-run")
+        if not run.report.exists():
+            build(small_job(run.path))
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of three classes of twelve small pictures each, told apart by colour."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    for channel, name in enumerate(("blue", "green", "red")):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = random.integers(0, 80, (40, 48, 3), dtype=np.uint8)
+            pixels[..., 2 - channel] += 150
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.png")
+    return folder

@@ -1,0 +1,73 @@
+import pytest
+
+from pocketvit.backbones import create_model
+from pocketvit.backbones.complexity import measure_complexity
+from pocketvit.core.errors import BudgetError, UnknownNameError
+from pocketvit.scaling import Budget, choose_model
+from pocketvit.scaling.budget import RESOLUTIONS, architectures, warranted_resolution
+
+
+def test_each_architecture_is_a_candidate_once():
+    names = architectures()
+    assert {"mobilevit_xxs", "mobilevitv2_050", "swiftformer_l3", "cas_vit_t"} <= set(names)
+    assert not [name for name in names if name.endswith("_384") or "in22k" in name]
+
+
+@pytest.mark.parametrize(("typical", "size"), [(8, 64), (64, 64), (65, 96), (200, 224), (256, 256), (4000, 256)])
+def test_resolution_never_throws_pixels_away_below_the_top(typical, size):
+    assert warranted_resolution(typical) == size
+
+
+@pytest.fixture(scope="module")
+def choice():
+    return choose_model(num_classes=10, typical_size=8, budget=Budget(macs=30_000_000))
+
+
+def test_the_largest_that_fits_is_taken_and_really_costs_that(choice):
+    fitting = [candidate for candidate in choice.candidates if candidate.fits]
+    assert choice.macs == max(candidate.macs for candidate in fitting) <= 30_000_000
+    assert all(candidate.macs > 30_000_000 for candidate in choice.candidates if not candidate.fits)
+    real = measure_complexity(create_model(choice.name, num_classes=10), choice.resolution)
+    assert (real.macs, real.params) == (choice.macs, choice.params)
+
+
+def test_every_candidate_says_why(choice):
+    assert len(choice.candidates) == len(architectures())
+    assert [candidate.note for candidate in choice.candidates if candidate.chosen] == ["chosen"]
+    assert all(candidate.note for candidate in choice.candidates)
+    assert choice.reason.endswith(".")
+
+
+def test_sharp_images_get_the_highest_resolution_at_which_something_fits():
+    choice = choose_model(num_classes=10, typical_size=100, budget=Budget(macs=70_000_000))
+    sizes = [candidate.resolution for candidate in choice.candidates]
+    assert choice.resolution == min(sizes) < max(sizes) == 128
+    assert not any(candidate.fits for candidate in choice.candidates if candidate.resolution > choice.resolution)
+
+
+def test_parameters_can_be_the_limit():
+    choice = choose_model(num_classes=10, typical_size=8, budget=Budget(params=1_000_000))
+    assert choice.name == "mobilevit_xxs"
+    assert choice.params <= 1_000_000
+
+
+def test_a_model_that_was_asked_for_is_only_counted():
+    choice = choose_model(
+        num_classes=3, typical_size=300, budget=Budget(), model="mobilenetv3_small_050", resolution=96
+    )
+    assert (choice.name, choice.resolution, len(choice.candidates)) == ("mobilenetv3_small_050", 96, 1)
+
+
+def test_nothing_fits_names_the_nearest():
+    with pytest.raises(BudgetError, match=r"No model fits 1 M MACs: the nearest .* is \w+ at 64 px") as caught:
+        choose_model(num_classes=10, typical_size=8, budget=Budget(macs=1_000_000))
+    assert caught.value.exit_code == 3
+
+
+def test_unknown_model_gets_a_suggestion():
+    with pytest.raises(UnknownNameError, match="Did you mean swiftformer_xs"):
+        choose_model(num_classes=10, typical_size=8, budget=Budget(), model="swiftfomer_xs")
+
+
+def test_resolutions_suit_every_stride():
+    assert all(size % 32 == 0 for size in RESOLUTIONS)
