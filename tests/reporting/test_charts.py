@@ -46,7 +46,7 @@ def test_epoch_ticks_are_few_whole_and_inside(first, more):
     assert ticks == sorted(set(ticks))
 
 
-@given(st.lists(numbers, min_size=1, max_size=60))
+@given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=60))
 def test_everything_is_drawn_inside_the_chart(values):
     chart = draw(list(enumerate(values, start=1)), best=1)
     assert chart is not None
@@ -85,3 +85,12 @@ def test_the_best_epoch_stands_over_its_point():
 
 def test_many_epochs_are_a_line_without_dots():
     assert draw([(e, float(e)) for e in range(1, 301)]).lines[0].dots == []
+
+
+@pytest.mark.parametrize("value", [0.0, 0.94, 1.0])
+def test_the_axis_of_a_fraction_stays_between_0_and_1(value):
+    series = [("a", "line-a", [(1, value)])]
+    chart = line_chart("Accuracy", y_label="%", series=series, best=None, text=lambda v: f"{v:g}", most=1)
+    marks = [float(tick.text) for tick in chart.y_ticks]
+    assert 0 <= min(marks) <= value <= max(marks) <= 1
+    assert len(marks) >= 2

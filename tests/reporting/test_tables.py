@@ -7,6 +7,7 @@ from pocketvit.reporting import summary_table, write_report
 from pocketvit.reporting.tables import (
     benchmark_table,
     candidates_table,
+    data_report_table,
     evaluation_table,
     models_table,
     predictions_table,
@@ -108,3 +109,53 @@ def test_markup_in_names_is_text(make_run, make_results, name):
     assert name in shown(evaluation_table(content["evaluation.json"]))
     assert name in shown(candidates_table(content["model.json"]))
     assert name in shown(predictions_table([{"image": name, "top": [{"class": name, "probability": 1.0}]}]))
+
+
+REPORT = {
+    "source": "photos/",
+    "classes": [{"name": "cat", "train": 1200, "val": None}, {"name": "dog", "train": 9, "val": None}],
+    "short_side": {"min": 32, "median": 200, "max": 900},
+    "formats": {"JPEG": 1200, "PNG": 9},
+    "modes": {"RGB": 1209},
+    "findings": [
+        {"severity": "error", "what": "Too many damaged images", "where": [], "advice": "Repair them."},
+        {
+            "severity": "note",
+            "what": "7 images grey",
+            "where": [f"cat/{i}.jpg" for i in range(7)],
+            "advice": "Check.",
+        },
+    ],
+    "unusable": True,
+}
+
+
+def test_data_report():
+    text = shown(data_report_table(REPORT))
+    for words in (
+        "cat 1,200 –",
+        "formats: 1,200 JPEG, 9 PNG",
+        "short sides: 32 to 900 pixels, half of them up to 200",
+        "error: Too many damaged images. Repair them.",
+        "note: 7 images grey. Check. cat/0.jpg",
+        "cat/4.jpg and 2 more; --json lists them all",
+    ):
+        assert words in text, words
+
+
+def test_data_report_of_a_sound_data_set():
+    assert "Nothing odd was found." in shown(data_report_table(REPORT | {"findings": []}))
+
+
+def test_data_report_of_a_folder_that_cannot_be_read(tmp_path):
+    from pocketvit.data.doctor import inspect
+
+    text = shown(data_report_table(inspect(tmp_path / "absent").to_dict()))
+    assert "error:" in text
+
+
+def test_long_data_reports_are_cut():
+    rows = [{"name": f"c{i}", "train": 1, "val": 1} for i in range(40)]
+    text = shown(data_report_table(REPORT | {"classes": rows}))
+    assert "and 10 more" in text
+    assert "c30" not in text

@@ -65,20 +65,23 @@ def line_chart(
     series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]],
     best: int | None,
     text: Callable[[float], str],
+    most: float = math.inf,
 ) -> LineChart | None:
     """Lay out a chart over epochs; `None` when no series has a point.
 
     Args:
-        series: (name, CSS class, [(epoch, value)]) each.
+        series: (name, CSS class, [(epoch, value)]) each; values are not negative.
         best: the epoch to mark.
         text: writes a value for axis and hover.
+        most: the largest value there can be; the smallest is 0.
     """
     drawn = [(name, style, [p for p in points if math.isfinite(p[1])]) for name, style, points in series]
     every = [point for _, _, points in drawn for point in points]
     if not every:
         return None
     x_marks = epoch_ticks(min(e for e, _ in every), max(e for e, _ in every))
-    y_marks = value_ticks(min(v for _, v in every), max(v for _, v in every))
+    rounded = value_ticks(min(v for _, v in every), max(v for _, v in every))
+    y_marks = [mark for mark in rounded if 0 <= mark <= most]
     # Epochs fill the width exactly; values end on a tick at both ends.
     x = _scale(min(e for e, _ in every), max(e for e, _ in every), _LEFT + 6, WIDTH - _RIGHT - 6)
     y = _scale(y_marks[0], y_marks[-1], HEIGHT - _BOTTOM, _TOP)

@@ -78,7 +78,12 @@ def curves(files: RunFiles) -> list[LineChart]:
     drawn = (
         line_chart("Loss", y_label="cross-entropy (nats)", series=loss, best=best, text=lambda v: f"{v:.4g}"),
         line_chart(
-            "Accuracy", y_label="top-1 (%)", series=accuracy, best=best, text=lambda v: f"{100 * v:.4g}%"
+            "Accuracy",
+            y_label="top-1 (%)",
+            series=accuracy,
+            best=best,
+            text=lambda v: f"{100 * v:.4g}%",
+            most=1,
         ),
         line_chart(
             "Learning rate", y_label="step size (no unit)", series=rate, best=None, text=lambda v: f"{v:.3g}"

@@ -27,14 +27,23 @@ from pocketvit.reporting.source import RunFiles, read_run
 __all__ = [
     "benchmark_table",
     "candidates_table",
+    "data_report_table",
     "evaluation_table",
     "models_table",
     "predictions_table",
     "summary_table",
 ]
 
-_STYLE = {"problem": "bold red", "caution": "yellow", "note": "cyan"}
+_STYLE = {
+    "problem": "bold red",
+    "error": "bold red",
+    "caution": "yellow",
+    "warning": "yellow",
+    "note": "cyan",
+}
 _WEAKEST = 5
+_CLASSES = 30
+_PLACES = 5
 
 
 def summary_table(run: RunDirectory) -> RenderableType:
@@ -145,6 +154,47 @@ def models_table(rows: list[dict[str, Any]]) -> Table:
             escape(row["weights_licence"]) if row["hub_weights"] else "",
         )
     return table
+
+
+def data_report_table(report: dict[str, Any]) -> RenderableType:
+    """What `pocketvit doctor` found, the gravest first; `report` as `DataReport.to_dict` gives it."""
+    parts: list[RenderableType] = [_class_counts(report)]
+    facts = [("formats", report["formats"]), ("pixels", report["modes"])]
+    lines = [
+        f"{name}: {', '.join(f'{n:,} {kind}' for kind, n in found.items())}" for name, found in facts if found
+    ]
+    if short := report["short_side"]:
+        lines.append(
+            f"short sides: {short['min']} to {short['max']} pixels, half of them up to {short['median']}"
+        )
+    parts += ["", *(Text(line) for line in lines)] if lines else []
+    parts += ["", *(_finding(finding) for finding in report["findings"])]
+    if not report["findings"]:
+        parts.append(Text("Nothing odd was found.", style="green"))
+    return Group(*parts)
+
+
+def _class_counts(report: dict[str, Any]) -> Table:
+    rows = report["classes"]
+    table = _table(
+        report["source"], caption=f"and {len(rows) - _CLASSES:,} more" if len(rows) > _CLASSES else None
+    )
+    _columns(table, "class", numbers=("training images", "validation images"))
+    for row in rows[:_CLASSES]:
+        table.add_row(escape(row["name"]), integer(row["train"]), integer(row["val"]))
+    return table
+
+
+def _finding(finding: dict[str, Any]) -> Text:
+    where = finding["where"]
+    shown = "".join(f"\n    {place}" for place in where[:_PLACES])
+    more = f"\n    and {len(where) - _PLACES:,} more; --json lists them all" if len(where) > _PLACES else ""
+    return Text.assemble(
+        (f"{finding['severity']}: ", _STYLE[finding["severity"]]),
+        (f"{finding['what']}. ".replace(".. ", ". "), "bold"),
+        finding["advice"],
+        (shown + more, "dim"),
+    )
 
 
 def _headline(files: RunFiles) -> Table:
