@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,9 @@ def small_job_fixture():
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> RunDirectory:
     """One finished run, built once for all test processes; tests must not change it."""
-    shared = tmp_path_factory.getbasetemp().parent
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
     with (shared / "finished-run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run = RunDirectory(shared / "finished-run")

@@ -24,7 +24,7 @@ def test_sha256_matches_hashlib(tmp_path):
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"pocket").hexdigest()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, code):
     target = tmp_path / "model.bin"
     target.write_bytes(b"good")

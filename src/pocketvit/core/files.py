@@ -16,8 +16,7 @@ from pocketvit.core.errors import StorageError
 
 __all__ = ["atomic_path", "read_json", "sha256_of", "write_bytes", "write_json", "write_text"]
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -81,12 +80,10 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _as_storage_error(error: OSError, target: Path) -> OSError | StorageError:
+def _as_storage_error(error: OSError, target: Path) -> StorageError:
     if error.errno in _NO_ROOM:
         return StorageError(
             f"The disk is full: {target} was not written. What was there before is untouched.",
             fix="Free some space (or choose another --out folder) and run the same command again.",
         )
-    if error.errno in _NOT_WRITABLE:
-        return StorageError(f"{target} cannot be written: {error.strerror}.", fix="Choose another folder.")
-    return error
+    return StorageError(f"{target} cannot be written: {error.strerror}.", fix="Choose another folder.")

@@ -55,7 +55,7 @@ def open_images(
         data_root: where torchvision's data sets are kept or downloaded to.
 
     Raises:
-        ConfigError: `val_fraction` is not between 0 and 1.
+        ConfigError: `val_fraction` is not between 0 and 1, or `limit` is not positive.
         DataError: there is nothing at `source`, no two classes, too many damaged images, or the split is
             not usable; the message says what to do.
     """
@@ -131,7 +131,8 @@ def read_listing(source: str | Path, *, data_root: Path = DATA_ROOT) -> Listing:
 def _missing(source: str | Path, path: Path) -> DataError:
     if path.is_symlink():
         return DataError(f"{path} is a broken link to {path.readlink()}.")
-    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    siblings = [other.name for other in beside if not other.name.startswith(".")]
     close = [str(path.parent / name) for name in nearest(path.name, siblings)]
     close += nearest(str(source), ["digits"])
     known = "Give a folder of images, a parquet file, `digits` or `torchvision:NAME`."
@@ -143,6 +144,8 @@ def _missing(source: str | Path, path: Path) -> DataError:
 def _limited(listing: Listing, limit: int | None, seed: int) -> Listing:
     if limit is None:
         return listing
+    if limit < 1:
+        raise ConfigError(f"The limit on the number of images is {limit}; it must be at least 1.")
     n_train, n_val = len(listing.train), len(listing.val or ())
     share = round(limit * n_train / (n_train + n_val))
     return replace(
@@ -166,7 +169,7 @@ def _refuse_damaged(problems: Sequence[Problem], checked: int, allowed: float, s
     raise DataError(
         f"{len(problems)} of {checked} images in {source} cannot be used "
         f"({share:.0%}; {allowed:.0%} is allowed):{first}{rest}",
-        fix=f"Repair or remove them, or allow a share of {math.ceil(share * 100) / 100} damaged images.",
+        fix=f"Repair or remove them, or accept that many with --max-damaged {math.ceil(share * 100) / 100}.",
     )
 
 
