@@ -13,6 +13,7 @@ from pocketvit.reporting.sections import (
     main_row,
     per_class_rows,
     settings_of,
+    short_columns,
     shown_candidates,
     shown_mistakes,
 )
@@ -42,12 +43,16 @@ def test_confused_pairs_leave_out_right_answers(make_results):
 
 def test_weakest_class_first_and_unmeasured_last(make_run, make_results):
     content = make_results(("a", "b", "c"))
-    for row, (n, recall) in zip(
-        content["evaluation.json"]["per_class"], [(4, 0.9), (0, 0.0), (4, 0.1)], strict=True
-    ):
-        row.update(n=n, recall=recall)
+    content["evaluation.json"]["confusion"] = [[9, 1, 0], [0, 0, 0], [9, 1, 0]]
+    numbers = [(10, 0.9, 0.5), (0, 0.0, 0.0), (10, 0.0, 0.0)]
+    for row, (n, recall, precision) in zip(content["evaluation.json"]["per_class"], numbers, strict=True):
+        row.update(n=n, recall=recall, precision=precision)
     rows = per_class_rows(read_run(make_run(content)))
-    assert [(row["name"], row["recall"]) for row in rows] == [("c", 0.1), ("a", 0.9), ("b", None)]
+    assert [(row["name"], row["recall"], row["precision"]) for row in rows] == [
+        ("c", 0.0, None),
+        ("a", 0.9, 0.5),
+        ("b", None, 0.0),
+    ]
     assert rows[0]["n_train"] == 160
 
 
@@ -70,6 +75,14 @@ def test_bars_share_one_scale_and_start_with_ours(make_results):
     assert theirs.name == "MobileNetV3-Large"
     assert theirs.length / ours.length == pytest.approx(1.80 / 3.24, rel=1e-3)
     assert groups["2 threads"][0].length / ours.length == pytest.approx(2.10 / 3.24, rel=1e-3)
+
+
+def test_a_disturbed_measurement_does_not_squeeze_the_bars(make_results):
+    benchmark = make_results()["benchmark.json"]
+    benchmark["rows"][1]["p90_ms"] = 400.0
+    (ours, theirs), _ = (bars for _, bars in latency_bars(benchmark))
+    assert (ours.length, ours.cut) == (50, False)
+    assert (theirs.reach, theirs.cut) == (100, True)
 
 
 def test_costs_name_each_model_once_with_its_largest_memory(make_results):
@@ -131,6 +144,11 @@ def test_class_list_stays_short(names):
 def test_columns_are_numbered_when_a_name_is_long(make_results):
     assert column_names(make_results(("cat", "dog"))["evaluation.json"]) == ["cat", "dog"]
     assert column_names(make_results(("cat", "a very long name"))["evaluation.json"]) == ["1", "2"]
+
+
+def test_only_short_columns_are_written_level():
+    assert short_columns(["1", "20", "cat"])
+    assert not short_columns(["cat", "mouse"])
 
 
 def test_curves_follow_the_metrics(make_run, make_results):

@@ -69,6 +69,7 @@ def _content(files: RunFiles) -> dict[str, Any]:
         "chart_size": (charts.WIDTH, charts.HEIGHT),
         "matrix": _matrix(evaluation),
         "columns": sections.column_names(evaluation) if evaluation else [],
+        "level": sections.short_columns(sections.column_names(evaluation)) if evaluation else False,
         "pairs": sections.confused_pairs(evaluation, most=20) if evaluation else [],
         "per_class": sections.per_class_rows(files),
         "mistakes": sections.shown_mistakes(evaluation) if evaluation else [],

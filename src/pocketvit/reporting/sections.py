@@ -26,6 +26,7 @@ __all__ = [
     "main_row",
     "per_class_rows",
     "settings_of",
+    "short_columns",
     "shown_candidates",
     "shown_mistakes",
     "verified_words",
@@ -36,11 +37,13 @@ MATRIX_LIMIT = 20
 
 _CANDIDATES = 10
 _LONG_NAME = 14
+_SHORT_NAME = 3
+_FURTHEST = 2  # times the longest p50 that the scale of the bars may reach
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """A timing: `length`, `reach` are p50 and p90 as percentages of the longest p90 in the report."""
+    """A timing: `length` and `reach` are p50 and p90 in percent of the scale; `cut`: p90 lies beyond it."""
 
     name: str
     role: str
@@ -48,6 +51,7 @@ class Bar:
     p90_ms: float
     length: float
     reach: float
+    cut: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,11 @@ def column_names(evaluation: dict[str, Any]) -> list[str]:
     return [str(i + 1) for i in range(len(names))] if max(map(len, names), default=0) > _LONG_NAME else names
 
 
+def short_columns(names: Sequence[str]) -> bool:
+    """Whether every head of the confusion matrix is short enough to be written level."""
+    return max(map(len, names), default=0) <= _SHORT_NAME
+
+
 def confused_pairs(evaluation: dict[str, Any], *, most: int) -> list[dict[str, Any]]:
     """The most frequent mistakes: `{"true", "predicted", "n", "of"}`, most frequent first."""
     names = [row["name"] for row in evaluation["per_class"]]
@@ -119,19 +128,24 @@ def confused_pairs(evaluation: dict[str, Any], *, most: int) -> list[dict[str, A
 
 
 def per_class_rows(files: RunFiles) -> list[dict[str, Any]]:
-    """Classes, weakest recall first; `n_train` is the number of training images where it is known."""
+    """Classes, weakest recall first, with `n_train`, their training images, where that is known.
+
+    Recall is `None` for a class without images, precision for one that was never the answer.
+    """
     if files.evaluation is None:
         return []
     trained = (
         dict(zip(files.data["classes"], files.data["counts"]["train"], strict=True)) if files.data else {}
     )
+    answered = [sum(column) for column in zip(*files.evaluation["confusion"], strict=True)]
     rows = [
         {
             **row,
             "recall": row["recall"] if row["n"] else None,
+            "precision": row["precision"] if times else None,
             "n_train": trained.get(row["name"]),
         }
-        for row in files.evaluation["per_class"]
+        for row, times in zip(files.evaluation["per_class"], answered, strict=True)
     ]
     # A class without validation images has no recall: it goes last, as there is nothing to see.
     return sorted(rows, key=lambda row: (row["recall"] is None, row["recall"] or 0))
@@ -149,7 +163,11 @@ def shown_mistakes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 def latency_bars(benchmark: dict[str, Any]) -> list[tuple[str, list[Bar]]]:
     """Bars by number of threads, ours first, all on one scale."""
     rows = sorted(benchmark["rows"], key=lambda row: (row["threads"], row["role"] != "ours"))
-    longest = max((row["p90_ms"] for row in rows), default=0)
+    # One disturbed measurement must not squeeze every bar to nothing.
+    scale = min(
+        max((row["p90_ms"] for row in rows), default=0),
+        _FURTHEST * max((row["p50_ms"] for row in rows), default=0),
+    )
     groups: dict[int, list[Bar]] = {}
     for row in rows:
         bar = Bar(
@@ -157,8 +175,9 @@ def latency_bars(benchmark: dict[str, Any]) -> list[tuple[str, list[Bar]]]:
             role=row["role"],
             p50_ms=row["p50_ms"],
             p90_ms=row["p90_ms"],
-            length=round(100 * row["p50_ms"] / longest, 2),
-            reach=round(100 * row["p90_ms"] / longest, 2),
+            length=round(100 * row["p50_ms"] / scale, 2),
+            reach=round(100 * min(row["p90_ms"] / scale, 1), 2),
+            cut=row["p90_ms"] > scale,
         )
         groups.setdefault(row["threads"], []).append(bar)
     return [(threads(number), bars) for number, bars in groups.items()]
