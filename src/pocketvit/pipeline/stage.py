@@ -25,27 +25,22 @@ def run_stage(
     name: str,
     work: Callable[[], None],
     *,
-    inputs: Mapping[str, Any],
+    key: str,
     writes: Sequence[str],
-) -> str:
-    """Run `work` unless this run already holds its result for the same `inputs`.
+) -> None:
+    """Run `work` unless this run already holds its result for the same `key`.
 
     Args:
         name: the stage, as recorded in `run.json`.
         work: computes the stage and writes its files.
-        inputs: all that the result depends on.
+        key: digest of all that the result depends on; see `key_of`.
         writes: files the stage leaves in the run directory.
-
-    Returns:
-        The key of the stage, to be part of later stages' inputs.
     """
-    key = key_of(inputs)
     if run.stage_is_done(name, key):
         console.print(f"[green]✓[/] {name}: already done, reused")
-        return key
+        return
     console.print(f"[bold]▸ {name}[/]")
     began = time.perf_counter()
     run.start_stage(name, key)
     work()
     run.finish_stage(name, key, seconds=time.perf_counter() - began, wrote=list(writes))
-    return key

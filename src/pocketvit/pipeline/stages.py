@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 
 from pocketvit.backbones import ModelEntry, Preprocessing, create_model, get_entry
@@ -164,7 +165,7 @@ def choose_model(job: Job) -> None:
         "resolution": config.resolution,
         "version": versions()["pocketvit"],
     }
-    run_stage(job.run, "model", work, inputs=inputs, writes=["model.json"])
+    run_stage(job.run, "model", work, key=key_of(inputs), writes=["model.json"])
 
 
 def train_network(job: Job) -> None:
@@ -178,6 +179,7 @@ def train_network(job: Job) -> None:
         )
 
     def work() -> None:
+        torch.manual_seed(job.config.seed)  # of the initial weights
         network = create_model(job.entry.name, num_classes=len(job.data.classes))
         source = job.config.pretrained
         pretrained = load_pretrained(
@@ -198,7 +200,7 @@ def train_network(job: Job) -> None:
         )
 
     writes = ["training.json", "metrics.jsonl", "checkpoints/model.safetensors", "checkpoints/model.json"]
-    run_stage(job.run, "train", work, inputs={"key": key}, writes=writes)
+    run_stage(job.run, "train", work, key=key, writes=writes)
 
 
 def evaluate_network(job: Job) -> None:
@@ -210,7 +212,7 @@ def evaluate_network(job: Job) -> None:
         result = evaluate(predict, job.held_out(), job.task, split=job.data.val)
         job.run.write("evaluation.json", result.to_dict())
 
-    run_stage(job.run, "evaluate", work, inputs={"train": job.training_key}, writes=["evaluation.json"])
+    run_stage(job.run, "evaluate", work, key=key_of({"train": job.training_key}), writes=["evaluation.json"])
 
 
 def export_model(job: Job) -> None:
@@ -241,7 +243,7 @@ def export_model(job: Job) -> None:
         "precision": config.precision,
         "tolerance": config.tolerance,
     }
-    run_stage(job.run, "export", work, inputs=inputs, writes=["model.onnx", "export.json"])
+    run_stage(job.run, "export", work, key=key_of(inputs), writes=["model.onnx", "export.json"])
 
 
 def benchmark_model(job: Job) -> None:
@@ -256,7 +258,7 @@ def benchmark_model(job: Job) -> None:
         "hardware": hardware(),
         "versions": versions(),
     }
-    run_stage(job.run, "benchmark", work, inputs=inputs, writes=["benchmark.json"])
+    run_stage(job.run, "benchmark", work, key=key_of(inputs), writes=["benchmark.json"])
 
 
 def refuse_other_settings(run: RunDirectory, config: BuildConfig) -> None:
