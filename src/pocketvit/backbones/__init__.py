@@ -1,6 +1,6 @@
 """Backbones: one file a family, each reading like its paper's table, and the registry that names them."""
 
-from pocketvit.backbones import cas_vit, mobilevit, mobilevitv2, swiftformer
+from pocketvit.backbones import cas_vit, cas_vit_timm, mobilevit, mobilevitv2, swiftformer
 from pocketvit.backbones.factory import create_model
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, get_entry, list_models
@@ -9,6 +9,7 @@ __all__ = [
     "ModelEntry",
     "Preprocessing",
     "cas_vit",
+    "cas_vit_timm",
     "create_model",
     "get_entry",
     "list_models",

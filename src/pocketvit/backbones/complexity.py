@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pocketvit.mixers.separable import SeparableSelfAttention
+
 __all__ = ["Complexity", "measure_complexity"]
 
 
@@ -28,20 +30,31 @@ class Complexity:
 def measure_complexity(model: nn.Module, size: int, in_chans: int = 3) -> Complexity:
     """Count the parameters, and the MACs of one `size` × `size` image.
 
+    Counted as the papers count: `SeparableSelfAttention` never computes the key of every token but is
+    charged for it, so that the numbers can be compared with published ones.
+
     A model built under `torch.device("meta")` is counted without computing anything.
     """
     like = next(model.parameters())
     images = torch.empty(1, in_chans, size, size, device=like.device, dtype=like.dtype)
     training = [module for module in model.modules() if module.training]
+    collapsed = [m for m in model.modules() if isinstance(m, SeparableSelfAttention) and m.collapse_key]
     counter = FlopCounterMode(display=False)
     model.eval()
     try:
+        _set_collapse_key(collapsed, False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(images)
     finally:
+        _set_collapse_key(collapsed, True)
         for module in training:
             module.training = True
     return Complexity(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=counter.get_total_flops() // 2,
     )
+
+
+def _set_collapse_key(mixers: list[SeparableSelfAttention], collapse: bool) -> None:
+    for mixer in mixers:
+        mixer.collapse_key = collapse

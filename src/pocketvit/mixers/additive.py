@@ -40,11 +40,14 @@ class EfficientAdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of a feature map."""
-        _, _, H, W = x.shape
-        tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
-        query = F.normalize(self.to_query(tokens), dim=-1)
-        key = F.normalize(self.to_key(tokens), dim=-1)
-        scores = F.normalize(query @ self.w_g, dim=1)  # (B, N, 1)
-        context = (scores * query).sum(dim=1, keepdim=True)  # (B, 1, C)
-        tokens = self.final(self.proj(context * key) + query)
-        return tokens.transpose(1, 2).unflatten(2, (H, W))
+        query = F.normalize(_pointwise(x, self.to_query), dim=1)  # (B, C, H, W)
+        key = F.normalize(_pointwise(x, self.to_key), dim=1)
+        scores = F.conv2d(query, self.w_g.T[..., None, None])  # (B, 1, H, W)
+        scores = F.normalize(scores.flatten(1), dim=1).view_as(scores)
+        context = (scores * query).sum(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
+        return _pointwise(_pointwise(context * key, self.proj) + query, self.final)
+
+
+def _pointwise(x: Tensor, linear: nn.Linear) -> Tensor:
+    """A linear layer on the channels of a map, as a 1×1 convolution: no transposes, which is faster."""
+    return F.conv2d(x, linear.weight[..., None, None], linear.bias)

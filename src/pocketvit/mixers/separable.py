@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +24,9 @@ class SeparableSelfAttention(nn.Module):
     With `patch` p > 1 a pixel attends only to pixels at the same position inside their p×p patch
     (section 3.3): p² sets of HW/p² tokens instead of one set of HW.
 
+    The scores of a set sum to 1, so c = W_k (Σₙ sₙ xₙ) + b_k: the key projection runs once a set instead of
+    once a token, in training too. Set `collapse_key` to false for the equation as it stands above.
+
     Args:
         dim: channels C.
         patch: patch side p; divides H and W. 1 is attention between all pixels.
@@ -35,6 +40,7 @@ class SeparableSelfAttention(nn.Module):
         self.dim = dim
         self.patch = patch
         self.qkv_proj = nn.Conv2d(dim, 1 + 2 * dim, 1)
+        self.collapse_key = True
         self.out_proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,6 +51,16 @@ class SeparableSelfAttention(nn.Module):
 
     def forward_tokens(self, x: Tensor) -> Tensor:
         """The same for token sets `(B, C, P, N)`; the P sets do not see each other."""
-        q, k, v = self.qkv_proj(x).split((1, self.dim, self.dim), dim=1)
-        context = (k * F.softmax(q, dim=-1)).sum(dim=-1, keepdim=True)  # (B, C, P, 1)
-        return self.out_proj(F.relu(v) * context)
+        parts = (1, self.dim, self.dim)
+        w_q, w_k, w_v = self.qkv_proj.weight.split(parts)
+        b_q, b_k, b_v = cast(Tensor, self.qkv_proj.bias).split(parts)
+        scores = F.softmax(F.conv2d(x, w_q, b_q), dim=-1)  # (B, 1, P, N)
+        if self.collapse_key:
+            context = F.conv2d(_weighted_mean(x, scores), w_k, b_k)  # (B, C, P, 1)
+        else:
+            context = _weighted_mean(F.conv2d(x, w_k, b_k), scores)
+        return self.out_proj(F.relu(F.conv2d(x, w_v, b_v), inplace=True) * context)
+
+
+def _weighted_mean(x: Tensor, scores: Tensor) -> Tensor:
+    return (x * scores).sum(dim=-1, keepdim=True)
