@@ -8,7 +8,6 @@ the validation images choose among epochs, and the accuracy on them is slightly 
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
 from collections.abc import Iterable, Iterator
@@ -25,13 +24,11 @@ from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.core.console import console, progress_bar
 from pocketvit.core.errors import InterruptedRun, TrainingError
 from pocketvit.core.files import write_text
-from pocketvit.core.machine import usable_cores
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.data import ImageData
-from pocketvit.data.loader import ImageLoader, TrainSampler, make_loader
-from pocketvit.data.transforms import eval_transform, train_transform
 from pocketvit.tasks.classification import ClassificationTask
-from pocketvit.tasks.evaluation import Batch, torch_predictor
+from pocketvit.tasks.evaluation import Batch
+from pocketvit.training.batches import make_batches
 from pocketvit.training.checkpoints import clear_checkpoints, load_checkpoint, save_weights
 from pocketvit.training.interrupts import StopRequest
 from pocketvit.training.optimizer import make_optimizer, make_schedule
@@ -41,6 +38,7 @@ from pocketvit.training.record import card_of, epoch_line, epoch_row, training_r
 from pocketvit.training.state import Best, TrainingState
 from pocketvit.training.step import seed_step, train_step
 from pocketvit.training.targets import SoftTargets
+from pocketvit.training.validation import validate
 
 __all__ = ["WEIGHTS", "TrainingResult", "train"]
 
@@ -108,7 +106,7 @@ def train(
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
     )
-    train_batches, val_batches = _loaders(data, preprocessing, recipe, device)
+    train_batches, val_batches = make_batches(data, preprocessing, recipe, device)
     steps = len(train_batches)
     images_per_epoch = min(steps * recipe.batch_size, len(data.train))
     model.to(device, memory_format=layout)  # type: ignore[call-overload] - torch's stub lacks this combination
@@ -121,6 +119,7 @@ def train(
         ema=ema,
         optimizer=optimizer,
         scaler=precision.scaler,
+        replaced=train_batches.replaced,
         identity=_identity(recipe, data, preprocessing),
     )
     _begin(state, run, resume=resume)
@@ -135,6 +134,7 @@ def train(
                 for (images, labels, _), wait in _timed(stop.watch(train_batches)):  # (B, 3, S, S), (B,)
                     began = time.perf_counter()
                     schedule.step_update(done.step)
+                    lr = optimizer.param_groups[0]["lr"]
                     seed_step(recipe.seed, done.step)
                     images = images.to(device, memory_format=layout, non_blocking=True)
                     images, targets = soften(images, labels.to(device, non_blocking=True))  # targets (B, C)
@@ -149,23 +149,23 @@ def train(
                     )
                     if ema is not None and loss is not None:
                         ema.update(model, step=done.step + 1)
-                    done.count(loss, wait=wait, seconds=wait + time.perf_counter() - began)
+                    done.count(loss, lr=lr, wait=wait, seconds=wait + time.perf_counter() - began)
                     _give_up_if_lost(state, recipe, steps)
                     bar.update(
                         line, completed=done.step, loss="skipped" if loss is None else f"loss {loss:.3f}"
                     )
                     if state.seconds_since_saved > SAVE_EVERY:
                         state.save(run.checkpoints)
-                validated = _validate(state, stop.watch(val_batches), task, device, layout)
+                validated = validate(state, stop.watch(val_batches), task, device, layout)
             except InterruptedRun as stopped:
                 state.save(run.checkpoints)
                 raise _told(stopped, run, state, recipe, steps) from None
             best = state.keep_better(validated)
-            row = epoch_row(done, validated, lr=optimizer.param_groups[0]["lr"], images=images_per_epoch)
+            row = epoch_row(done, validated, images=images_per_epoch)
             run.append_metrics(row)
             done.finish_epoch()
             state.save(run.checkpoints)
-            console.print(epoch_line(row, best, epochs=recipe.epochs))
+            console.print(epoch_line(row, best, epochs=recipe.epochs), soft_wrap=True)
 
     best = state.best
     assert best is not None  # there was at least one epoch
@@ -179,38 +179,9 @@ def train(
         pretrained=pretrained,
         precision=precision.name,
         images=images_per_epoch,
-        replaced=train_batches.replaced,
     )
     run.write("training.json", record)
     return TrainingResult(model=model, weights=weights, best=best, record=record)
-
-
-def _loaders(
-    data: ImageData, preprocessing: Preprocessing, recipe: Recipe, device: torch.device
-) -> tuple[ImageLoader, ImageLoader]:
-    """Batches of the training images, varied, and of the validation images."""
-    workers = _auto_workers(device) if recipe.workers == "auto" else recipe.workers
-    on_gpu = device.type == "cuda"
-    training = make_loader(
-        data.train,
-        train_transform(preprocessing, recipe.augmentation),
-        batch_size=recipe.batch_size,
-        sampler=TrainSampler(len(data.train), seed=recipe.seed),
-        workers=workers,
-        pin_memory=on_gpu,
-    )
-    validation = make_loader(
-        data.val,
-        eval_transform(preprocessing),
-        batch_size=recipe.batch_size,
-        workers=workers,
-        pin_memory=on_gpu,
-    )
-    return training, validation
-
-
-def _auto_workers(device: torch.device) -> int:
-    return 0 if device.type == "cpu" else min(usable_cores(), 8)
 
 
 def _begin(state: TrainingState, run: RunDirectory, *, resume: bool) -> None:
@@ -222,7 +193,7 @@ def _begin(state: TrainingState, run: RunDirectory, *, resume: bool) -> None:
         state.restore(checkpoint)
         state.progress.resumed += 1
         done = state.progress
-        console.print(f"Going on after epoch {done.epoch}, step {done.epoch_batch} of the next.")
+        console.print(f"  going on after epoch {done.epoch}, batch {done.epoch_batch} of the next")
     rows = [row for row in run.read_metrics() if row["epoch"] <= state.progress.epoch]
     write_text(run.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -238,43 +209,14 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - began
 
 
-def _validate(
-    state: TrainingState,
-    batches: Iterable[Batch],
-    task: ClassificationTask,
-    device: torch.device,
-    layout: torch.memory_format,
-) -> Best:
-    """The better of the moving average and the weights themselves on the validation images."""
-    networks = state.candidates()
-    predictors = {kind: torch_predictor(net, device, memory_format=layout) for kind, net in networks.items()}
-    metrics = {kind: task.metrics() for kind in networks}
-    for images, labels, _ in batches:
-        for kind, predict in predictors.items():
-            metrics[kind].update(predict(images), labels)
-    best: Best | None = None
-    for kind, network in networks.items():
-        score = metrics[kind].compute()
-        found = Best(state.progress.epoch + 1, score.value, score.loss, kind, network.state_dict())
-        best = found if found.beats(best) else best
-    assert best is not None
-    if not math.isfinite(best.loss):
-        raise TrainingError(
-            f"After epoch {best.epoch} the network's outputs on the validation images are not numbers.",
-            fix="Lower the learning rate (--set lr=…), or compute in float32 (--set precision=float32).",
-        )
-    return best
-
-
 def _give_up_if_lost(state: TrainingState, recipe: Recipe, steps: int) -> None:
     done = state.progress
     epoch_is_lost = done.epoch_batch == steps and done.epoch_good == 0
     if done.skipped_in_a_row < GIVE_UP_AFTER and not epoch_is_lost:
         return
-    lr = state.optimizer.param_groups[0]["lr"]
     raise TrainingError(
         f"The loss or its gradient was not a number {done.skipped_in_a_row} times in a row, the last time in "
-        f"epoch {done.epoch + 1}, step {done.epoch_batch} of {steps}, at learning rate {lr:.2g}. "
+        f"epoch {done.epoch + 1}, step {done.epoch_batch} of {steps}, at learning rate {done.lr:.2g}. "
         "The last checkpoint is kept.",
         fix=f"Try a lower learning rate (--set lr={recipe.lr / 3:.2g}), a longer warm-up "
         f"(--set warmup_epochs={recipe.warmup_epochs * 2 + 1:g}) or --set precision=float32.",
@@ -301,7 +243,7 @@ def _verb(run: RunDirectory) -> str:
 def _identity(recipe: Recipe, data: ImageData, preprocessing: Preprocessing) -> dict[str, Any]:
     """What a checkpoint must share with the run that continues it."""
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"workers"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"name", "workers"}),
         "preprocessing": preprocessing.to_dict(),
         "data": data.fingerprint,
         "training images": len(data.train),

@@ -23,6 +23,7 @@ class Recipe(Config):
     """How a network is trained.
 
     Attributes:
+        name: the recipe's name; set when it is loaded.
         epochs: passes over the training images.
         batch_size: images per optimizer step.
         lr: highest learning rate of AdamW, reached after the warm-up.
@@ -42,6 +43,7 @@ class Recipe(Config):
         seed: of the order of the images, augmentation, mixing and dropout.
     """
 
+    name: str = ""
     epochs: int = Field(default=60, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=2e-3, gt=0)
@@ -84,17 +86,18 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
     path = _find(str(name_or_path))
-    recipe = parse_config(Recipe, load_yaml(path), where=str(name_or_path))
-    if not overrides:
-        return recipe
-    values = recipe.model_dump()
-    for key, value in overrides.items():
+    values = load_yaml(path)
+    for key, value in (overrides or {}).items():
         group, dot, inner = key.partition(".")
-        if dot and isinstance(values.get(group), dict):
-            values[group][inner] = value
+        if dot:
+            values[group] = {**_mapping(values.get(group)), inner: value}
         else:
-            values[key] = values[key] | value if isinstance(value, dict) and key in values else value
-    return parse_config(Recipe, values, where=f"recipe {name_or_path}")
+            values[key] = {**_mapping(values.get(key)), **value} if isinstance(value, dict) else value
+    return parse_config(Recipe, {**values, "name": path.stem}, where=f"recipe {name_or_path}")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _find(name: str) -> Path:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pocketvit._version import __version__
 from pocketvit.backbones import Preprocessing, get_entry
 from pocketvit.backbones.pretrained import PretrainedReport
-from pocketvit.data import ImageData, Problem
+from pocketvit.data import ImageData
 from pocketvit.training.recipe import Recipe
 from pocketvit.training.state import Best, Progress, TrainingState
 
 __all__ = ["card_of", "epoch_line", "epoch_row", "training_record"]
 
 
-def epoch_row(progress: Progress, validated: Best, *, lr: float, images: int) -> dict[str, Any]:
+def epoch_row(progress: Progress, validated: Best, *, images: int) -> dict[str, Any]:
     """The row of `metrics.jsonl` for the epoch that `progress` just went through.
 
     Args:
         validated: the better of the epoch's two sets of weights.
-        lr: the learning rate of the last step.
         images: training images of one epoch.
     """
     return {
         "epoch": progress.epoch + 1,
-        "lr": float(f"{lr:.6g}"),
+        "lr": float(f"{progress.lr:.6g}"),
         "train_loss": round(progress.epoch_loss / progress.epoch_good, 6),
         "val_loss": round(validated.loss, 6),
         "val_top1": round(validated.value, 6),
@@ -38,10 +36,10 @@ def epoch_row(progress: Progress, validated: Best, *, lr: float, images: int) ->
 
 def epoch_line(row: dict[str, Any], best: Best, *, epochs: int) -> str:
     """The row for people."""
-    mark = " (best)" if best.epoch == row["epoch"] else f" (best {best.value:.2%}, epoch {best.epoch})"
+    mark = " (best)" if best.epoch == row["epoch"] else ""
     return (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.3f}"
-        f"  validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.2%}{mark}  {row['seconds']:.1f} s"
+        f"  epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.3f}  held out: "
+        f"loss {row['val_loss']:.3f}  top-1 {row['val_top1']:.2%}{mark}  {row['seconds']:.1f} s"
     )
 
 
@@ -53,13 +51,11 @@ def training_record(
     pretrained: PretrainedReport,
     precision: str,
     images: int,
-    replaced: Sequence[Problem],
 ) -> dict[str, Any]:
     """The content of `training.json`.
 
     Args:
         images: training images of one epoch.
-        replaced: images that could not be read during training, so that others took their place.
     """
     done = state.progress
     return {
@@ -81,7 +77,7 @@ def training_record(
         "images_per_second": round(done.epoch * images / done.train_seconds, 2),
         "data_wait_share": round(done.wait_seconds / done.train_seconds, 4),
         "skipped_steps": done.skipped,
-        "replaced_samples": [asdict(problem) for problem in replaced],
+        "replaced_samples": [asdict(problem) for problem in state.replaced],
     }
 
 

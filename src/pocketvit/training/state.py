@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,6 +16,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from pocketvit.core.errors import CheckpointError
+from pocketvit.data import Problem
 from pocketvit.training.checkpoints import Checkpoint, save_checkpoint
 
 __all__ = ["Best", "Progress", "TrainingState", "WeightsKind"]
@@ -29,6 +31,7 @@ class Progress:
     Attributes:
         epoch: epochs finished, validation included.
         step: batches done in all, skipped ones included.
+        lr: learning rate of the last one.
         skipped: steps left out in all because loss or gradient was not finite.
         skipped_in_a_row: those since the last good one.
         resumed: times the run was taken up again.
@@ -44,6 +47,7 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    lr: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
     resumed: int = 0
@@ -56,9 +60,10 @@ class Progress:
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
 
-    def count(self, loss: float | None, *, seconds: float, wait: float) -> None:
+    def count(self, loss: float | None, *, lr: float, seconds: float, wait: float) -> None:
         """One more batch; `loss` is None when its step was skipped."""
         self.step += 1
+        self.lr = lr
         self.epoch_batch += 1
         self.epoch_seconds += seconds
         self.epoch_wait += wait
@@ -97,9 +102,13 @@ class Best:
     weights: WeightsKind
     tensors: Mapping[str, Tensor] = field(repr=False)
 
+    @property
+    def _rank(self) -> tuple[bool, float, float]:
+        return math.isfinite(self.loss), self.value, -self.loss
+
     def beats(self, other: Best | None) -> bool:
         """Whether this is better than `other`, or there is no other; equal is not better."""
-        return other is None or (self.value, -self.loss) > (other.value, -other.loss)
+        return other is None or self._rank > other._rank
 
 
 class TrainingState:
@@ -110,6 +119,8 @@ class TrainingState:
 
     Args:
         ema: None when the recipe has none.
+        replaced: training images that could not be read, so that others took their place; the loader adds
+            to it.
         identity: what a checkpoint must agree on to be continued, such as recipe and data fingerprint.
     """
 
@@ -121,6 +132,7 @@ class TrainingState:
         ema: ModelEmaV3 | None,
         optimizer: Optimizer,
         scaler: GradScaler,
+        replaced: list[Problem],
         identity: Mapping[str, Any],
     ) -> None:
         self.model = model
@@ -128,6 +140,7 @@ class TrainingState:
         self.ema = ema
         self.optimizer = optimizer
         self.scaler = scaler
+        self.replaced = replaced
         self.identity = dict(identity)
         self.progress = Progress()
         self.best: Best | None = None
@@ -173,6 +186,7 @@ class TrainingState:
             "progress": asdict(self.progress),
             "best": best,
             "scaler": self.scaler.state_dict(),
+            "replaced": [asdict(problem) for problem in self.replaced],
         }
         return Checkpoint(self.progress.step, self.model_name, tensors, facts)
 
@@ -192,6 +206,7 @@ class TrainingState:
             raise CheckpointError(f"The checkpoint does not fit {self.model_name}: {error}") from None
         self._restore_optimizer(_under("optimizer", tensors))
         self.scaler.load_state_dict(facts["scaler"])
+        self.replaced[:] = [Problem(**problem) for problem in facts["replaced"]]
         self.progress = Progress(**facts["progress"])
         self.best = None if facts["best"] is None else Best(**facts["best"], tensors=_under("best", tensors))
 
