@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -65,20 +65,18 @@ def read_torchvision(name: str, *, root: Path) -> Listing:
         UnknownNameError: it is not a classification data set of torchvision.
         DataError: it cannot be downloaded, or its files are damaged.
     """
-    exact = {known.lower(): known for known in TORCHVISION_SETS}.get(name.lower())
+    by_lower = {known.lower(): known for known in TORCHVISION_SETS}
+    exact = by_lower.get(name.lower())
     if exact is None:
         known = f"Known: {', '.join(TORCHVISION_SETS)}."
-        raise unknown_name("torchvision data set", name, TORCHVISION_SETS, see=known)
-    parts = TORCHVISION_SETS[exact]
-    train = _open_set(exact, root, parts.train, download=True)
-    val = None if parts.val is None else _open_set(exact, root, parts.val, download=True)
-    labels = _labels(train)
-    classes = _class_names(train, labels)
+        raise unknown_name("torchvision data set", name, by_lower, see=known)
+    train = TorchvisionSplit(exact, "train", root)
+    val = None if TORCHVISION_SETS[exact].val is None else TorchvisionSplit(exact, "val", root)
     return Listing(
         name=exact,
-        classes=classes,
-        train=TorchvisionSplit(exact, root, parts.train, labels, train),
-        val=None if val is None else TorchvisionSplit(exact, root, parts.val or {}, _labels(val), val),
+        classes=train.class_names(),
+        train=train,
+        val=val,
         rule="" if val is None else "torchvision's own",
     )
 
@@ -86,24 +84,28 @@ def read_torchvision(name: str, *, root: Path) -> Listing:
 class TorchvisionSplit(ImageSplit):
     """One part of a torchvision data set; a pickled copy opens it again on first use."""
 
-    def __init__(
-        self, name: str, root: Path, arguments: Mapping[str, Any], labels: Sequence[int], opened: Any
-    ) -> None:
-        super().__init__(labels)
+    def __init__(self, name: str, part: Literal["train", "val"], root: Path) -> None:
         self._name = name
+        self._part: Literal["train", "val"] = part
         self._root = root
-        self._arguments = dict(arguments)
-        self._opened: Any = opened
+        self._opened: Any = _open_set(name, part, root, download=True)
+        super().__init__(_labels(self._opened))
+
+    def class_names(self) -> tuple[str, ...]:
+        """The data set's own names; numbers when it has none."""
+        names = getattr(self._opened, "classes", None)
+        if names is None:
+            return tuple(str(label) for label in range(max(self.labels) + 1))
+        return tuple(
+            name if isinstance(name, str) else str(name[0]) for name in names
+        )  # the first of several
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
 
     def key(self, i: int) -> str:
-        """Data set, part and index, such as `"STL10-test#12"`."""
-        part = "-".join(
-            str(value) for key, value in self._arguments.items() if key in ("train", "split", "size")
-        )
-        return f"{self._name}-{part}#{i}" if part else f"{self._name}#{i}"
+        """Data set, part and index, such as `"CIFAR10-train#12"`."""
+        return f"{self._name}-{self._part}#{i}"
 
     def content(self, i: int) -> bytes:
         """The decoded pixels; torchvision does not give the file."""
@@ -112,7 +114,7 @@ class TorchvisionSplit(ImageSplit):
     def load(self, i: int, *, at_least: int | None = None) -> Image.Image:
         """The image as torchvision decodes it, as RGB; `at_least` has no effect."""
         if self._opened is None:
-            self._opened = _open_set(self._name, self._root, self._arguments, download=False)
+            self._opened = _open_set(self._name, self._part, self._root, download=False)
         try:
             image, _ = self._opened[i]
             return image.convert("RGB")
@@ -120,16 +122,14 @@ class TorchvisionSplit(ImageSplit):
             raise DamagedImageError(f"{self.key(i)}: {error}") from error
 
 
-def _open_set(name: str, root: Path, arguments: Mapping[str, Any], *, download: bool) -> Any:
+def _open_set(name: str, part: Literal["train", "val"], root: Path, *, download: bool) -> Any:
     from torchvision import datasets  # takes a second to import
 
-    extra = {} if name in _NO_DOWNLOAD else {"root": str(root), "download": download}
+    where = {} if name in _NO_DOWNLOAD else {"root": str(root), "download": download}
+    arguments = getattr(TORCHVISION_SETS[name], part)
     try:
-        return getattr(datasets, name)(**extra, **arguments)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # urllib's errors are OSErrors; a wrong checksum is a RuntimeError
+        return getattr(datasets, name)(**where, **arguments)
+    except (OSError, RuntimeError) as error:  # urllib's are OSErrors, a wrong checksum is a RuntimeError
         raise DataError(
             f"torchvision's {name} is not in {root} and cannot be downloaded: {error}",
             fix=f"Connect to the network, or copy its files to {root} from a machine that is.",
@@ -144,11 +144,3 @@ def _labels(opened: Any) -> list[int]:
     if hasattr(opened, "_samples"):
         return [int(label) for _, label in opened._samples]
     return [int(opened[i][1]) for i in range(len(opened))]
-
-
-def _class_names(opened: Any, labels: Sequence[int]) -> tuple[str, ...]:
-    """Names where the data set has them; Imagenette has several per class, of which the first is taken."""
-    names = getattr(opened, "classes", None)
-    if names is None:
-        return tuple(str(label) for label in range(max(labels) + 1))
-    return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
