@@ -6,8 +6,7 @@ files through `torch.load(weights_only=True)`.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from safetensors import SafetensorError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -27,6 +25,7 @@ from pocketvit.core.errors import CheckpointError
 __all__ = ["PretrainedReport", "load_pretrained"]
 
 HUB_TIMEOUT = 5.0  # seconds for the one request that finds out whether the hub can be reached
+SAFETENSORS = "model.safetensors"
 WRAPPERS = ("model_ema", "model", "state_dict")
 SHOWN = 3  # keys named in a message
 
@@ -71,12 +70,17 @@ def load_pretrained(
         return _unused("Starting from random weights, as asked.")
     if entry.hub is None:
         return _unused(f"No published weights of {entry.name} can be fetched; starting from random weights.")
-    if not _hub_has(entry.hub):
+    try:
+        file = _fetch(entry.hub)
+    except Exception as error:  # of whichever HTTP library the hub's client is built on; the message has it
         return _unused(
-            f"The weights {entry.hub} could not be fetched from the Hugging Face hub (no answer from it); "
-            "starting from random weights."
+            f"The published weights {entry.hub} could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}: {error}); starting from random weights."
         )
-    donor = timm.create_model(entry.hub, pretrained=True, in_chans=_in_chans(model))
+    overlay = {"file": str(file)}  # timm renames and adapts the input channels where it has to
+    donor = timm.create_model(
+        entry.hub, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=_in_chans(model)
+    )
     return _fill(model, donor.state_dict(), source=entry.hub, licence=entry.weights_licence)
 
 
@@ -84,19 +88,18 @@ def _unused(message: str) -> PretrainedReport:
     return PretrainedReport(used=False, source="", licence="", message=message)
 
 
-def _hub_has(hub: str) -> bool:
-    """Whether timm can get these weights: they are cached here, or one request to the hub is answered."""
-    cfg = timm.get_pretrained_cfg(hub)
-    repository = cfg.hf_hub_id if cfg is not None else None
-    if repository is None:
-        return False
-    if isinstance(try_to_load_from_cache(repository, "model.safetensors"), str):
-        return True
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, "model.safetensors"), timeout=HUB_TIMEOUT)
-    except Exception:
-        return False
-    return True
+def _fetch(hub: str) -> Path:
+    """The weights file of a timm name: from the local cache, else from the hub if that answers at once.
+
+    The hub's own client retries for most of a minute; one short request tells first whether that is any use.
+    """
+    cfg: Any = timm.get_pretrained_cfg(hub)
+    repository, file = cfg.hf_hub_id, cfg.hf_hub_filename or SAFETENSORS
+    cached = try_to_load_from_cache(repository, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    get_hf_file_metadata(hf_hub_url(repository, file), timeout=HUB_TIMEOUT)
+    return Path(hf_hub_download(repository, file))
 
 
 def _in_chans(model: nn.Module) -> int:
@@ -108,19 +111,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"There is no weights file {path}.")
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        RuntimeError,
-        OSError,
-    ) as error:
+        content = load_file(path) if path.suffix == ".safetensors" else _read_pytorch(path)
+    except Exception as error:  # a hostile file can make the reader fail in any way
         raise CheckpointError(
             f"{path} cannot be read as weights: it is truncated, of another kind, or holds more than tensors "
             f"({type(error).__name__}).",
@@ -130,10 +122,19 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    tensors = {str(key): value for key, value in dict(content).items() if isinstance(value, Tensor)}
+    named: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    tensors = {str(key): value for key, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name, so it is not a file of weights.")
     return tensors
+
+
+def _read_pytorch(path: Path) -> Any:
+    with (
+        warnings.catch_warnings()
+    ):  # an unusual pickle protocol is either read or refused; no need to warn too
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, licence: str) -> PretrainedReport:

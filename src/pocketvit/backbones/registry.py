@@ -74,25 +74,23 @@ def get_entry(name: str) -> ModelEntry:
         if match := pattern.fullmatch(name):
             return make(match)
     timm_name = name.removeprefix(TIMM_PREFIX)
-    if timm.is_model(timm_name):
-        return _timm_entry(name, timm_name)
-    raise unknown_name(
-        "model",
-        name,
-        [*_entries, *timm.list_models()],
-        see="`pocketvit models` lists them; any timm name works.",
-    )
+    if not timm.is_model(timm_name):
+        known = dict.fromkeys([*_entries, *timm.list_models()])
+        raise unknown_name("model", name, known, see="`pocketvit models` lists them; any timm name works.")
+    return _timm_entry(name, timm_name)
 
 
 def _timm_entry(name: str, timm_name: str) -> ModelEntry:
-    cfg = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    architecture, _, tag = timm_name.partition(".")
+    if tag and timm_name not in timm.list_pretrained(f"{architecture}.*"):
+        raise unknown_name("timm model", timm_name, timm.list_pretrained())
+    cfg = timm.get_pretrained_cfg(architecture if not tag else timm_name)
     if cfg is None:
-        raise unknown_name("timm weights tag", timm_name, timm.list_models(pretrained=True))
+        raise ConfigError(f"timm says nothing about the input of '{timm_name}', so it cannot be used.")
 
     def build(num_classes: int, in_chans: int) -> nn.Module:
         return timm.create_model(timm_name, num_classes=num_classes, in_chans=in_chans)
 
-    architecture = timm_name.partition(".")[0]
     return ModelEntry(
         name=name,
         family="timm",
