@@ -33,7 +33,9 @@ def test_report_as_json(folder):
     ]
     assert report["short_side"] == {"min": 30, "median": 30, "max": 30}
     assert report["unusable"] is False
-    assert [found["where"] for found in report["findings"]] == [["notes.txt"]]
+    assert [(found["what"], found["where"]) for found in report["findings"]] == [
+        ("1 other file ignored", ["notes.txt"])
+    ]
 
 
 def test_what_stops_a_build_is_an_error(folder, tmp_path):

@@ -158,7 +158,7 @@ def _left_out(listing: Listing) -> Iterator[Finding]:
     other = [name for name in listing.ignored if name not in loose]
     if other:
         yield Finding(
-            "note", f"{len(other)} other files are ignored", tuple(other), "Nothing needs to be done."
+            "note", f"{_count(other, 'other file')} ignored", tuple(other), "Nothing needs to be done."
         )
 
 
