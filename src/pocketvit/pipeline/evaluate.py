@@ -45,7 +45,8 @@ def evaluate_on(
     classifier = load_classifier(model, prefer_exported=False)
     images = _open(classifier, data, val_fraction=val_fraction, seed=seed, limit=limit)
     part = _with_classes_of(_part(images, split), images.classes, classifier.card.classes)
-    loader = make_loader(part, eval_transform(classifier.card.preprocessing), batch_size=batch_size)
+    prepare = eval_transform(classifier.card.preprocessing)
+    loader = make_loader(part, prepare, batch_size=batch_size, cache_bytes=0)
     task = ClassificationTask(classes=classifier.card.classes)
     return evaluate(classifier.predict, loader, task, split=part, name=split).to_dict()
 

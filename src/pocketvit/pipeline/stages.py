@@ -91,7 +91,10 @@ class Job:
 
     def held_out(self) -> Iterable[Batch]:
         """Batches of the validation images as a deployed model sees them."""
-        return make_loader(self.data.val, eval_transform(self.preprocessing), batch_size=EVAL_BATCH)
+        # One pass only, so pixels are not worth keeping.
+        return make_loader(
+            self.data.val, eval_transform(self.preprocessing), batch_size=EVAL_BATCH, cache_bytes=0
+        )
 
     @property
     def training_key(self) -> str:
