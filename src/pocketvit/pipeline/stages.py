@@ -185,9 +185,8 @@ def train_network(job: Job) -> None:
         torch.manual_seed(job.config.seed)  # of the initial weights
         network = create_model(job.entry.name, num_classes=len(job.data.classes))
         source = job.config.pretrained
-        pretrained = load_pretrained(
-            network, job.entry, source if source in {"auto", "none"} else Path(source)
-        )
+        weights = source if source == "auto" or source == "none" else Path(source)
+        pretrained = load_pretrained(network, job.entry, weights)
         console.print(escape(pretrained.message))
         train(
             network,
