@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,15 +52,19 @@ class SeparableSelfAttention(nn.Module):
 
     def forward_tokens(self, x: Tensor) -> Tensor:
         """The same for token sets `(B, C, P, N)`; the P sets do not see each other."""
-        parts = (1, self.dim, self.dim)
-        w_q, w_k, w_v = self.qkv_proj.weight.split(parts)
-        b_q, b_k, b_v = cast(Tensor, self.qkv_proj.bias).split(parts)
-        scores = F.softmax(F.conv2d(x, w_q, b_q), dim=-1)  # (B, 1, P, N)
+        w_qv, w_k = self._qv_and_k(self.qkv_proj.weight)
+        b_qv, b_k = self._qv_and_k(cast(Tensor, self.qkv_proj.bias))
+        q, v = F.conv2d(x, w_qv, b_qv).split((1, self.dim), dim=1)
+        scores = F.softmax(q, dim=-1)  # (B, 1, P, N)
         if self.collapse_key:
             context = F.conv2d(_weighted_mean(x, scores), w_k, b_k)  # (B, C, P, 1)
         else:
             context = _weighted_mean(F.conv2d(x, w_k, b_k), scores)
-        return self.out_proj(F.relu(F.conv2d(x, w_v, b_v), inplace=True) * context)
+        return self.out_proj(F.relu(v) * context)
+
+    def _qv_and_k(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = qkv[:1], qkv[1 : 1 + self.dim], qkv[1 + self.dim :]
+        return torch.cat((q, v)), k
 
 
 def _weighted_mean(x: Tensor, scores: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ class SoftmaxAttention(nn.Module):
 
     def forward_tokens(self, x: Tensor) -> Tensor:
         """The same for sets of tokens `(sets, N, C)`; the sets do not see each other."""
-        S, N, C = x.shape
-        q, k, v = self.qkv(x).reshape(S, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v)  # (S, heads, N, d)
-        return self.proj(x.transpose(1, 2).reshape(S, N, C))
+        q, k, v = (self._split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        x = F.scaled_dot_product_attention(q, k, v)  # (sets, heads, N, C / heads)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
