@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pocketvit.backbones import create_model
+from pocketvit.backbones import create_model, get_entry
 from pocketvit.core.errors import CheckpointError, StorageError
+from pocketvit.tasks import ModelCard
 from pocketvit.training.checkpoints import (
     Checkpoint,
     clear_checkpoints,
@@ -200,35 +201,45 @@ def model():
     return create_model("mobilevit_xxs", num_classes=3)
 
 
-def card(**changes):
-    return {"architecture": "mobilevit_xxs", "num_classes": 3, "classes": ["a", "b", "c"]} | changes
+@pytest.fixture(scope="module")
+def card():
+    return ModelCard(
+        name="mobilevit_xxs",
+        classes=("a", "b", "c"),
+        preprocessing=get_entry("mobilevit_xxs").preprocessing.at(64),
+        code_licence="Apache-2.0",
+        weights_licence="none",
+        source="a test",
+    )
 
 
-def test_weights_rebuild_the_model_without_the_run(tmp_path, model):
+def test_weights_rebuild_the_model_without_the_run(tmp_path, model, card):
     path = tmp_path / "model.safetensors"
-    save_weights(path, model.to(memory_format=torch.channels_last), card())
+    save_weights(path, model.to(memory_format=torch.channels_last), card, training={})
     rebuilt, found = load_model(path)
-    assert found["classes"] == ["a", "b", "c"]
+    assert found == card
     assert not rebuilt.training
     assert set(load_file(path)) == set(model.state_dict())
     for key, value in model.state_dict().items():
         assert torch.equal(rebuilt.state_dict()[key], value), key
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path, model):
+def test_weights_of_another_architecture_are_refused(tmp_path, model, card):
     path = tmp_path / "model.safetensors"
-    save_weights(path, model, card())
+    save_weights(path, model, card, training={"epoch": 3})
     with pytest.raises(CheckpointError, match="mobilevit_xxs, not of cas_vit_xs"):
         load_weights(path, architecture="cas_vit_xs")
     record = path.with_suffix(".json")
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"architecture": "mobilevit_xs"}))
+    facts = json.loads(record.read_text())
+    facts["card"]["model"] = "mobilevit_xs"
+    record.write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match="does not fit mobilevit_xs"):
         load_model(path)
 
 
-def test_weights_need_their_card_and_must_be_whole(tmp_path, model):
+def test_weights_need_their_card_and_must_be_whole(tmp_path, model, card):
     path = tmp_path / "model.safetensors"
-    save_weights(path, model, card())
+    save_weights(path, model, card, training={"epoch": 3})
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="truncated or was altered"):
         load_model(path)
@@ -237,9 +248,9 @@ def test_weights_need_their_card_and_must_be_whole(tmp_path, model):
         load_model(path)
 
 
-def test_a_card_of_a_later_format_is_refused(tmp_path, model):
+def test_a_card_of_a_later_format_is_refused(tmp_path, model, card):
     path = tmp_path / "model.safetensors"
-    save_weights(path, model, card())
+    save_weights(path, model, card, training={"epoch": 3})
     record = path.with_suffix(".json")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
     with pytest.raises(CheckpointError, match="format 99"):

@@ -1,7 +1,7 @@
 import pytest
 
 from pocketvit.backbones.pretrained import PretrainedReport
-from pocketvit.training.record import card_of, epoch_line, epoch_row
+from pocketvit.training.record import card_of, epoch_line, epoch_row, origin_of
 from pocketvit.training.state import Best, Progress
 
 BEST = Best(3, 0.975, 0.1, "ema", {})
@@ -44,8 +44,8 @@ def test_the_card_says_where_the_weights_come_from(data, preprocessing, used):
         used=used, source="hub/x" if used else "", licence="MIT" if used else "", message=""
     )
     card = card_of("mobilevitv2_050", data, preprocessing, report, BEST)
-    assert card["architecture"] == "mobilevitv2_050"
-    assert card["num_classes"] == len(card["classes"]) == 3
-    assert (card["weights_licence"] == "MIT") is used
-    assert (card["pretrained"] == "hub/x") is used
-    assert (card["epoch"], card["weights"], card["val_top1"]) == (3, "ema", 0.975)
+    assert (card.name, card.classes, card.accuracy) == ("mobilevitv2_050", data.classes, 0.975)
+    assert (card.weights_licence == "MIT") is used
+    origin = origin_of(data, report, BEST)
+    assert (origin["pretrained"] == "hub/x") is used
+    assert (origin["epoch"], origin["weights"]) == (3, "ema")

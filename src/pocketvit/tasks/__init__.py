@@ -1,5 +1,6 @@
 """What a network is trained for: loss, decoding and metrics behind one interface."""
 
+from pocketvit.tasks.card import ModelCard
 from pocketvit.tasks.classification import Classification, ClassificationMetrics, ClassificationTask
 from pocketvit.tasks.evaluation import Evaluation, evaluate
 from pocketvit.tasks.task import Task
@@ -9,6 +10,7 @@ __all__ = [
     "ClassificationMetrics",
     "ClassificationTask",
     "Evaluation",
+    "ModelCard",
     "Task",
     "evaluate",
 ]

@@ -24,6 +24,7 @@ from pocketvit.backbones import create_model
 from pocketvit.core.console import console
 from pocketvit.core.errors import CheckpointError
 from pocketvit.core.files import read_json, sha256_of, write_bytes, write_json
+from pocketvit.tasks import ModelCard
 
 __all__ = [
     "Checkpoint",
@@ -107,19 +108,21 @@ def clear_checkpoints(folder: Path) -> None:
             path.unlink()
 
 
-def save_weights(path: Path, model: nn.Module, card: Mapping[str, Any]) -> None:
+def save_weights(path: Path, model: nn.Module, card: ModelCard, *, training: Mapping[str, Any]) -> None:
     """Write a model's weights to `path` (.safetensors) and its card to the .json beside it.
 
     Args:
-        card: what `load_model` needs (`architecture`, `num_classes`) and whatever the reader should know.
+        card: all that is needed to build the model again, feed it and name its outputs.
+        training: how the weights came about, for the reader.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
-    _write_pair(path, model.state_dict(), card)
+    facts = {"architecture": card.name, "card": card.to_dict(), "training": dict(training)}
+    _write_pair(path, model.state_dict(), facts)
 
 
-def load_weights(path: Path, *, architecture: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_weights(path: Path, *, architecture: str | None = None) -> tuple[dict[str, Tensor], ModelCard]:
     """The weights and the card that `save_weights` wrote.
 
     Args:
@@ -128,13 +131,13 @@ def load_weights(path: Path, *, architecture: str | None = None) -> tuple[dict[s
     Raises:
         CheckpointError: a file is missing, truncated or altered, or is of another architecture.
     """
-    tensors, card = _read_pair(path)
+    tensors, facts = _read_pair(path)
     if architecture is not None:
-        _check_architecture(path, card["architecture"], architecture)
-    return tensors, card
+        _check_architecture(path, facts["architecture"], architecture)
+    return tensors, ModelCard.from_dict(facts.get("card", {}), where=str(path))
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     """Build the model that `save_weights` wrote, with its weights, in evaluation mode.
 
     Returns:
@@ -144,11 +147,11 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         CheckpointError: as `load_weights`, or the weights do not fit the architecture the card names.
     """
     tensors, card = load_weights(path)
-    model = create_model(card["architecture"], num_classes=card["num_classes"])
+    model = create_model(card.name, num_classes=len(card.classes))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit {card['architecture']}: {error}") from None
+        raise CheckpointError(f"{path} does not fit {card.name}: {error}") from None
     return model.eval(), card
 
 

@@ -34,7 +34,7 @@ from pocketvit.training.interrupts import StopRequest
 from pocketvit.training.optimizer import make_optimizer, make_schedule
 from pocketvit.training.precision import MixedPrecision, resolve_precision
 from pocketvit.training.recipe import Recipe
-from pocketvit.training.record import card_of, epoch_line, epoch_row, training_record
+from pocketvit.training.record import card_of, epoch_line, epoch_row, origin_of, training_record
 from pocketvit.training.state import Best, TrainingState
 from pocketvit.training.step import seed_step, train_step
 from pocketvit.training.targets import SoftTargets
@@ -171,7 +171,12 @@ def train(
     assert best is not None  # there was at least one epoch
     model.load_state_dict(best.tensors)
     weights = run.checkpoints / WEIGHTS
-    save_weights(weights, model.eval(), card_of(model_name, data, preprocessing, pretrained, best))
+    save_weights(
+        weights,
+        model.eval(),
+        card_of(model_name, data, preprocessing, pretrained, best),
+        training=origin_of(data, pretrained, best),
+    )
     record = training_record(
         state,
         best,

@@ -45,13 +45,13 @@ class Recipe(Config):
 
     name: str = ""
     epochs: int = Field(default=60, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    lr: float = Field(default=2e-3, gt=0)
+    batch_size: int = Field(default=16, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_epochs: float = Field(default=3.0, ge=0)
     min_lr: float = Field(default=0.01, ge=0, le=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    mixup: float = Field(default=0.2, ge=0)
+    mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     clip_grad: float | None = Field(default=1.0, gt=0)

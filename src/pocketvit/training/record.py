@@ -9,10 +9,11 @@ from pocketvit._version import __version__
 from pocketvit.backbones import Preprocessing, get_entry
 from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.data import ImageData
+from pocketvit.tasks import ModelCard
 from pocketvit.training.recipe import Recipe
 from pocketvit.training.state import Best, Progress, TrainingState
 
-__all__ = ["card_of", "epoch_line", "epoch_row", "training_record"]
+__all__ = ["card_of", "epoch_line", "epoch_row", "origin_of", "training_record"]
 
 
 def epoch_row(progress: Progress, validated: Best, *, images: int) -> dict[str, Any]:
@@ -83,24 +84,28 @@ def training_record(
 
 def card_of(
     model_name: str, data: ImageData, preprocessing: Preprocessing, pretrained: PretrainedReport, best: Best
-) -> dict[str, Any]:
-    """What travels with the weights: all that is needed to build the model, feed it and name its outputs."""
+) -> ModelCard:
+    """What travels with the weights."""
     entry = get_entry(model_name)
+    own = "as the owner of the training images says"
+    return ModelCard(
+        name=model_name,
+        classes=data.classes,
+        preprocessing=preprocessing,
+        code_licence=entry.code_licence,
+        weights_licence=pretrained.licence if pretrained.used else own,
+        source=entry.source,
+        training_data=data.fingerprint,
+        accuracy=round(best.value, 6),
+    )
+
+
+def origin_of(data: ImageData, pretrained: PretrainedReport, best: Best) -> dict[str, Any]:
+    """How the weights came about, for the file beside them."""
     return {
-        "architecture": model_name,
-        "family": entry.family,
-        "num_classes": len(data.classes),
-        "classes": list(data.classes),
-        "preprocessing": preprocessing.to_dict(),
-        "code_licence": entry.code_licence,
-        "weights_licence": pretrained.licence
-        if pretrained.used
-        else "as the owner of the training images says",
-        "source": entry.source,
+        "pocketvit": __version__,
+        "data": data.name,
         "pretrained": pretrained.source,
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
         "epoch": best.epoch,
         "weights": best.weights,
-        "val_top1": round(best.value, 6),
-        "pocketvit": __version__,
     }

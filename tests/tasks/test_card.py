@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketvit.backbones import Preprocessing
+from pocketvit.core.errors import CheckpointError
+from pocketvit.tasks import ModelCard
+from pocketvit.tasks.card import readable
+
+NUMBERS = st.tuples(*[st.floats(0.01, 1, allow_nan=False)] * 3)
+
+
+@settings(max_examples=25)
+@given(
+    classes=st.lists(st.text(min_size=1), min_size=1, unique=True),
+    mean=NUMBERS,
+    std=NUMBERS,
+    size=st.integers(32, 512),
+    crop=st.floats(0.5, 1),
+    channels=st.sampled_from(["rgb", "bgr"]),
+    accuracy=st.none() | st.integers(0, 10_000).map(lambda n: n / 10_000),
+)
+def test_round_trip(classes, mean, std, size, crop, channels, accuracy) -> None:
+    preprocessing = Preprocessing(
+        size=size, mean=mean, std=std, interpolation="bilinear", crop=crop, channels=channels
+    )
+    card = ModelCard(
+        name="tiny",
+        classes=tuple(classes),
+        preprocessing=preprocessing,
+        code_licence="Apache-2.0",
+        weights_licence="none",
+        source="a test",
+        accuracy=accuracy,
+    )
+    metadata = card.to_metadata()
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert metadata["pipeline"] == preprocessing.describe()
+    assert channels in metadata["input"]
+    assert ModelCard.from_metadata(metadata, where="x.onnx") == card
+
+
+def test_unmeasured_facts_are_left_out(card: ModelCard) -> None:
+    metadata = replace(card, training_data="", accuracy=None).to_metadata()
+    assert "training_data" not in metadata
+    assert "accuracy" not in metadata
+
+
+@pytest.mark.parametrize("damage", [{"classes": "not JSON"}, {"preprocessing": "{}"}, {"accuracy": "high"}])
+def test_damaged_metadata_is_refused(card: ModelCard, damage: dict[str, str]) -> None:
+    with pytest.raises(CheckpointError, match=r"x\.onnx was not written by pocketvit"):
+        ModelCard.from_metadata(card.to_metadata() | damage, where="x.onnx")
+
+
+def test_foreign_metadata_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="pocketvit export"):
+        ModelCard.from_metadata({"author": "someone"}, where="x.onnx")
+
+
+def test_readable_parses_the_json(card: ModelCard) -> None:
+    values = readable(card.to_metadata())
+    assert values["classes"] == list(card.classes)
+    assert values["preprocessing"]["size"] == card.preprocessing.size
+    assert values["model"] == "tiny"
