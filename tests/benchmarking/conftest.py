@@ -8,7 +8,8 @@ import pytest
 from torch import nn
 
 from pocketvit.backbones import Preprocessing
-from pocketvit.deployment import ModelCard, export_onnx
+from pocketvit.deployment import export_onnx
+from pocketvit.tasks import ModelCard
 
 
 @pytest.fixture(scope="session")

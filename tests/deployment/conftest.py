@@ -12,7 +12,8 @@ from torch import nn
 from pocketvit.backbones import Preprocessing
 from pocketvit.data import ImageSplit
 from pocketvit.data.splits import MemorySplit
-from pocketvit.deployment import ModelCard, OnnxFile, export_onnx
+from pocketvit.deployment import OnnxFile, export_onnx
+from pocketvit.tasks import ModelCard
 
 SIZE = 32
 CLASSES = ("Katze", "Hund", "鳥")

@@ -10,7 +10,8 @@ from torch import nn
 from pocketvit.core.errors import ConfigError, VerificationError
 from pocketvit.core.files import sha256_of
 from pocketvit.data import ImageSplit
-from pocketvit.deployment import ExportedClassifier, ModelCard, deploy
+from pocketvit.deployment import ExportedClassifier, deploy
+from pocketvit.tasks import ModelCard
 
 
 def test_export_json(network: nn.Module, card: ModelCard, images: ImageSplit, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from pocketvit.backbones import create_model, get_entry
 from pocketvit.core.errors import ExportError, StorageError
-from pocketvit.deployment import ExportedClassifier, ModelCard, OnnxFile, export_onnx
+from pocketvit.deployment import ExportedClassifier, OnnxFile, export_onnx
 from pocketvit.deployment.onnx import frozen_copy
+from pocketvit.tasks import ModelCard
 
 
 def test_what_is_in_the_file(exported: OnnxFile, card: ModelCard) -> None:

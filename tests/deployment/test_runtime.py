@@ -11,8 +11,9 @@ from torch import nn
 from pocketvit.core.errors import CheckpointError, DataError
 from pocketvit.data import ImageSplit
 from pocketvit.data.transforms import eval_transform
-from pocketvit.deployment import ExportedClassifier, ModelCard, OnnxFile
+from pocketvit.deployment import ExportedClassifier, OnnxFile
 from pocketvit.deployment.onnx import frozen_copy
+from pocketvit.tasks import ModelCard
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,22 @@ from pocketvit.core.errors import CheckpointError
 from pocketvit.tasks import ModelCard
 from pocketvit.tasks.card import readable
 
+SIZES = {"size": 64, "interpolation": "bicubic", "crop": 0.9}
 NUMBERS = st.tuples(*[st.floats(0.01, 1, allow_nan=False)] * 3)
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    return ModelCard(
+        name="tiny",
+        classes=("cat", "dog"),
+        preprocessing=Preprocessing(**SIZES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25)),
+        code_licence="Apache-2.0",
+        weights_licence="CC0-1.0",
+        source="a test",
+        training_data="ab12",
+        accuracy=0.875,
+    )
 
 
 @settings(max_examples=25)
@@ -42,6 +58,7 @@ def test_round_trip(classes, mean, std, size, crop, channels, accuracy) -> None:
     assert metadata["pipeline"] == preprocessing.describe()
     assert channels in metadata["input"]
     assert ModelCard.from_metadata(metadata, where="x.onnx") == card
+    assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict())), where="x.json") == card
 
 
 def test_unmeasured_facts_are_left_out(card: ModelCard) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from pocketvit.backbones import create_model, get_entry
 from pocketvit.benchmarking.comparison import Contestant
 from pocketvit.core.machine import versions
-from pocketvit.deployment.card import ModelCard
 from pocketvit.deployment.onnx import export_onnx
+from pocketvit.tasks.card import ModelCard
 
 __all__ = ["BASELINE", "mobilenet_baseline"]
 

@@ -14,8 +14,11 @@ from rich.progress import (
 
 __all__ = ["console", "progress_bar"]
 
-console = Console(stderr=True, highlight=False)
-"""Talk to the person on standard error, so that standard output holds only results (tables, JSON)."""
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Talk to the person on standard error, so that standard output holds only results (tables, JSON).
+
+Lines are left to the terminal to wrap, so that a path can be copied whole; tables need `soft_wrap=False`.
+"""
 
 
 def progress_bar(*, note: str = "") -> Progress:

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketvit.deployment.card import ModelCard
     from pocketvit.deployment.delivery import deploy
     from pocketvit.deployment.onnx import OnnxFile, export_onnx
     from pocketvit.deployment.runtime import ExportedClassifier
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TARGETS",
     "ExportedClassifier",
-    "ModelCard",
     "OnnxFile",
     "Target",
     "Verification",
@@ -28,7 +26,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "card": ("ModelCard",),
     "delivery": ("deploy",),
     "onnx": ("OnnxFile", "export_onnx"),
     "runtime": ("ExportedClassifier",),

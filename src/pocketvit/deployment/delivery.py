@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from pocketvit.core.console import progress_bar
 from pocketvit.data import ImageSplit
 from pocketvit.data.transforms import eval_transform
-from pocketvit.deployment.card import ModelCard, readable
 from pocketvit.deployment.onnx import export_onnx
 from pocketvit.deployment.session import RUNTIME
 from pocketvit.deployment.targets import check_target
 from pocketvit.deployment.verification import MIN_AGREEMENT, TOLERANCE, verify
+from pocketvit.tasks.card import ModelCard, readable
 
 __all__ = ["deploy"]
 

@@ -16,7 +16,7 @@ from torch import nn
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.errors import ExportError
 from pocketvit.core.files import sha256_of, write_bytes
-from pocketvit.deployment.card import ModelCard
+from pocketvit.tasks.card import ModelCard
 
 __all__ = ["OnnxFile", "export_onnx", "frozen_copy"]
 

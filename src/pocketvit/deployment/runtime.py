@@ -15,8 +15,8 @@ from torch import Tensor
 from pocketvit.core.errors import DataError
 from pocketvit.core.machine import physical_cores
 from pocketvit.data.transforms import eval_transform
-from pocketvit.deployment.card import ModelCard
 from pocketvit.deployment.session import open_session
+from pocketvit.tasks.card import ModelCard
 from pocketvit.tasks.classification import Classification, ClassificationTask
 
 __all__ = ["ExportedClassifier"]

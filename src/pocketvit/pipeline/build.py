@@ -101,8 +101,8 @@ def _begin(run: RunDirectory, config: BuildConfig, *, overwrite: bool) -> stages
 
 def _report(run: RunDirectory) -> None:
     report = write_report(run)
-    console.print(summary_table(run))
-    console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]", soft_wrap=True)
+    console.print(summary_table(run), soft_wrap=False)
+    console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]")
 
 
 def _plain(config: BuildConfig) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
-from pocketvit.backbones import Preprocessing
 from pocketvit.core.errors import RunError
 from pocketvit.core.machine import choose_device
 from pocketvit.core.rundir import RunDirectory
-from pocketvit.deployment import ExportedClassifier, ModelCard
+from pocketvit.deployment import ExportedClassifier
+from pocketvit.tasks import ModelCard
 from pocketvit.tasks.evaluation import Predict, torch_predictor
 from pocketvit.training import load_model
 
@@ -63,17 +63,7 @@ def load_network(run: RunDirectory) -> tuple[nn.Module, ModelCard]:
             f"{run.path} holds no trained network yet.",
             fix=f"Run `pocketvit train --resume {run.path}`.",
         )
-    network, card = load_model(path)
-    return network, ModelCard(
-        name=card["architecture"],
-        classes=tuple(card["classes"]),
-        preprocessing=Preprocessing.from_dict(card["preprocessing"]),
-        code_licence=card["code_licence"],
-        weights_licence=card["weights_licence"],
-        source=card["source"],
-        training_data=card["data"]["fingerprint"],
-        accuracy=card["val_top1"],
-    )
+    return load_model(path)
 
 
 def exported_file(path: Path) -> Path:

@@ -156,7 +156,7 @@ def choose_model(job: Job) -> None:
             **values,
         }
         job.run.write("model.json", model)
-        console.print(candidates_table(model))
+        console.print(candidates_table(model), soft_wrap=False)
         console.print(escape(choice.reason))
 
     inputs = {
