@@ -16,6 +16,15 @@ def test_unknown_key_names_the_file_and_the_nearest_key():
         parse_config(Settings, {"epoch": 3}, where="my.yaml")
 
 
+class Outer(Config):
+    inner: Settings = Settings()
+
+
+def test_the_nearest_key_is_looked_for_in_the_group_it_was_given_in():
+    with pytest.raises(ConfigError, match=r"no setting 'inner\.epoch'\. Did you mean inner\.epochs\?"):
+        parse_config(Outer, {"inner": {"epoch": 3}}, where="my.yaml")
+
+
 def test_every_mistake_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
         parse_config(Settings, {"epochs": "many", "zzz": 1}, where="my.yaml")

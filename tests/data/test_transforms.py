@@ -27,7 +27,7 @@ POLICIES = [
 def reference(image, pre):
     """The rule in numpy and Pillow alone."""
     width, height = image.size
-    short = round(pre.size / pre.crop)
+    short = int(pre.size / pre.crop)
     new = tuple(int(short * side / min(width, height)) for side in image.size)
     resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[pre.interpolation]
     resized = image.resize(new, resample)

@@ -31,8 +31,8 @@ class Preprocessing:
 
     @property
     def short_side(self) -> int:
-        """The short side after the resize and before the crop, pixels."""
-        return round(self.size / self.crop)
+        """The short side after the resize and before the crop, pixels; rounded down, as timm does."""
+        return int(self.size / self.crop)
 
     def at(self, size: int) -> Preprocessing:
         """The same rules for inputs of another `size`."""

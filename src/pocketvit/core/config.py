@@ -73,9 +73,26 @@ def parse_count(text: str) -> int:
 
 
 def _explain(cls: type[Config], problem: Any, where: str) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    *group, name = (str(part) for part in problem["loc"])
+    key = ".".join([*group, name])
     if problem["type"] != "extra_forbidden":
         return f"{where}: {key}: {problem['msg']} (got {problem['input']!r})."
-    close = nearest(key, cls.model_fields)
-    hint = f" Did you mean {' or '.join(close)}?" if close else f" Known keys: {', '.join(cls.model_fields)}."
-    return f"{where}: there is no setting '{key}'.{hint}"
+    known = _keys_in(cls, group)
+    close = nearest(name, known)
+    prefix = "".join(f"{part}." for part in group)
+    hint = (
+        f"Did you mean {' or '.join(prefix + found for found in close)}?"
+        if close
+        else f"Known keys: {', '.join(prefix + found for found in known)}."
+    )
+    return f"{where}: there is no setting '{key}'. {hint}"
+
+
+def _keys_in(cls: type[BaseModel], group: list[str]) -> list[str]:
+    """Names of the settings of `cls`, or of the settings class that its field `group` holds."""
+    for part in group:
+        inner = cls.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        cls = inner
+    return list(cls.model_fields)

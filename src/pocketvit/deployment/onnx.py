@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import checker, helper
+from onnxscript import optimizer
 from torch import nn
 
 from pocketvit.backbones.complexity import measure_complexity
@@ -116,7 +117,9 @@ def _trace(model: nn.Module, size: int) -> onnx.ModelProto:
             fix="Run again with --debug for the exporter's own report.",
         ) from error
     assert program is not None  # only None when the exporter writes the file itself
-    return program.model_proto
+    # The exporter leaves operations on weights alone when these are larger than a few kB; a file that is
+    # opened a thousand times should not slice its weights anew each time.
+    return optimizer.optimize(program.model_proto, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
 
 
 def _tidy(graph: onnx.ModelProto) -> None:

@@ -71,7 +71,10 @@ class Job:
     @cached_property
     def recipe(self) -> Recipe:
         """How to train."""
-        name = self.config.recipe or choose_recipe(self.data)[0]
+        name, why = self.config.recipe, "as asked"
+        if name is None:
+            name, why = choose_recipe(self.data)
+        console.print(f"  recipe: {escape(name)} ({why})")
         return load_recipe(name, {**self.config.settings, "seed": self.config.seed})
 
     @property
@@ -106,7 +109,7 @@ class Job:
                 "split": self.data.split_rule,
                 "model": self.entry.name,
                 "preprocessing": self.preprocessing.to_dict(),
-                "recipe": self.recipe.model_dump(exclude={"workers"}),
+                "recipe": self.recipe.model_dump(exclude={"name", "workers"}),
                 "pretrained": sha256_of(pretrained) if pretrained.is_file() else self.config.pretrained,
             }
         )
