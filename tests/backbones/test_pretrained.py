@@ -159,6 +159,7 @@ def test_published_weights_are_loaded_through_timm(tmp_path, monkeypatch, random
     assert report.used
     assert report.source == "mobilevitv2_050.cvnets_in1k"
     assert "not open source" in report.licence
+    assert report.licence in report.message
     assert same(model, published, but=report.missing)
     grey = create_model(NAME, in_chans=1)
     load_pretrained(grey, get_entry(NAME), "auto")

@@ -130,9 +130,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pytorch(path: Path) -> Any:
-    with (
-        warnings.catch_warnings()
-    ):  # an unusual pickle protocol is either read or refused; no need to warn too
+    with warnings.catch_warnings():
+        # An unusual pickle protocol is either read or refused; no need to warn too.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -158,7 +157,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, licen
             fix="Give the weights of the chosen model, or choose the model of these weights.",
         )
     model.load_state_dict(usable, strict=False)
-    message = f"Loaded {matched} of {len(own)} tensors from {source}."
+    message = f"Loaded {matched} of {len(own)} tensors from {source} (licence: {licence})."
     if dropped:
         message += " Its classifier is for other classes, so a fresh one is trained."
     return PretrainedReport(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -20,12 +20,16 @@ from pocketvit.reporting import summary_table, write_report
 __all__ = ["build", "export_run", "train_only"]
 
 
+TRAINING = (stages.read_data, stages.choose_model, stages.train_network, stages.evaluate_network)
+DEPLOYMENT = (stages.export_model, stages.benchmark_model)
+
+
 def build(config: BuildConfig, *, overwrite: bool = False) -> RunDirectory:
     """From labelled images to a verified model file and a report.
 
     Args:
         config: what to build from what.
-        overwrite: discard what an earlier run with other settings left in the run directory.
+        overwrite: discard what an earlier run left in the run directory.
 
     Returns:
         The run directory with everything in it.
@@ -33,30 +37,12 @@ def build(config: BuildConfig, *, overwrite: bool = False) -> RunDirectory:
     Raises:
         PocketvitError: any of them; see `pocketvit.core.errors`.
     """
-    run = RunDirectory(config.run_path)
-    with run.locked():
-        job = _begin(run, config, overwrite=overwrite)
-        stages.read_data(job)
-        stages.choose_model(job)
-        stages.train_network(job)
-        stages.evaluate_network(job)
-        stages.export_model(job)
-        stages.benchmark_model(job)
-        _report(run)
-    return run
+    return _run(config, TRAINING + DEPLOYMENT, overwrite=overwrite)
 
 
 def train_only(config: BuildConfig, *, overwrite: bool = False) -> RunDirectory:
     """The stages of `build` as far as the evaluated network; arguments and errors as there."""
-    run = RunDirectory(config.run_path)
-    with run.locked():
-        job = _begin(run, config, overwrite=overwrite)
-        stages.read_data(job)
-        stages.choose_model(job)
-        stages.train_network(job)
-        stages.evaluate_network(job)
-        _report(run)
-    return run
+    return _run(config, TRAINING, overwrite=overwrite)
 
 
 def export_run(
@@ -86,24 +72,24 @@ def export_run(
     console.print(f"Verified: {escape(str(copy_to or run.onnx))}")
 
 
-def _begin(run: RunDirectory, config: BuildConfig, *, overwrite: bool) -> stages.Job:
-    if overwrite:
-        run.clear()
-    stages.refuse_other_settings(run, config)
-    run.begin(
-        command=shlex.join(["pocketvit", *sys.argv[1:]]),
-        config=_plain(config),
-        seed=config.seed,
-    )
-    console.print(f"Run directory: [bold]{escape(str(run.path))}[/]")
-    return stages.Job(run=run, config=config)
-
-
-def _report(run: RunDirectory) -> None:
-    report = write_report(run)
-    console.print(summary_table(run), soft_wrap=False)
-    console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]")
-
-
-def _plain(config: BuildConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"out"})
+def _run(
+    config: BuildConfig, work: tuple[Callable[[stages.Job], None], ...], *, overwrite: bool
+) -> RunDirectory:
+    run = RunDirectory(config.run_path)
+    with run.locked():
+        if overwrite:
+            run.clear()
+        stages.refuse_other_settings(run, config)
+        run.begin(
+            command=shlex.join(["pocketvit", *sys.argv[1:]]),
+            config=config.model_dump(mode="json", exclude={"out"}),
+            seed=config.seed,
+        )
+        console.print(f"Run directory: [bold]{escape(str(run.path))}[/]")
+        job = stages.Job(run=run, config=config)
+        for stage in work:
+            stage(job)
+        report = write_report(run)
+        console.print(summary_table(run), soft_wrap=False)
+        console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]")
+    return run
