@@ -140,7 +140,7 @@ def predictions_table(answers: list[dict[str, Any]]) -> Table:
 
 def models_table(rows: list[dict[str, Any]]) -> Table:
     """Registered models; `rows` as `pocketvit models --json` prints them."""
-    hint = "Any other width between, such as mobilevitv2_060, and any timm name build too."
+    hint = "Any width of MobileViTv2, such as mobilevitv2_060, and any timm name can be built as well."
     table = _table("Registered models", caption=hint)
     _columns(table, "model", numbers=("input", "MACs", "params"))
     table.add_column("pretrained weights", overflow="fold")
