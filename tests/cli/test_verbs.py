@@ -101,7 +101,7 @@ def test_models(cli):
     ]
     code, out, _ = cli("models", "swiftformer_*", "--resolution", 64)
     assert code == 0
-    assert out.count("swiftformer_") == 4
+    assert sum(line.startswith("swiftformer_") for line in out.splitlines()) == 4
     code, _, err = cli("models", "nothing*")
     assert code == 2
     assert "There is no model matching" in err

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pocketvit.core.config import Config
 from pocketvit.core.machine import DeviceName
@@ -60,6 +60,13 @@ class BuildConfig(Config):
     precision: str = "float32"
     tolerance: float | None = Field(default=None, gt=0)
     threads: tuple[int, ...] | None = None
+
+    @field_validator("data", "pretrained")
+    @classmethod
+    def _whole_path(cls, text: str) -> str:
+        """Paths are kept whole, so that a run can be resumed from any folder."""
+        path = Path(text).expanduser()
+        return str(path.resolve()) if path.exists() else text
 
     @property
     def budget(self) -> Budget:
