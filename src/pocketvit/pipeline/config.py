@@ -18,6 +18,9 @@ __all__ = ["BuildConfig"]
 
 DEFAULT_MACS = 150_000_000
 
+_WORDS = {"digits", "auto", "none"}
+"""What is not a path even where a file has that name."""
+
 
 class BuildConfig(Config):
     """What `pocketvit build` and `pocketvit train` need to know; the recipe holds how the network is trained.
@@ -66,7 +69,7 @@ class BuildConfig(Config):
     def _whole_path(cls, text: str) -> str:
         """Paths are kept whole, so that a run can be resumed from any folder."""
         path = Path(text).expanduser()
-        return str(path.resolve()) if path.exists() else text
+        return str(path.resolve()) if text not in _WORDS and path.exists() else text
 
     @property
     def budget(self) -> Budget:
