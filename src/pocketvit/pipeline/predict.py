@@ -45,7 +45,7 @@ def predict_files(model: Path, images: list[str], *, top: int, batch_size: int) 
             try:
                 prepared.append(prepare(decode_image(path)))
             except DamagedImageError as error:
-                row["problem"] = error.message
+                row["problem"] = error.message.removeprefix(f"{path}: ")
             rows.append(row)
         results = iter(task.decode(classifier.predict(torch.stack(prepared))) if prepared else [])
         for row in rows:

@@ -104,7 +104,7 @@ def candidates_table(model: dict[str, Any]) -> Table:
     return table
 
 
-def evaluation_table(evaluation: dict[str, Any]) -> Table:
+def evaluation_table(evaluation: dict[str, Any]) -> RenderableType:
     """Accuracy with its interval and the weakest classes; `evaluation` is as in evaluation.json."""
     top1 = evaluation["top1"]
     title = f"top-1 {percent(top1['value'])} (95% interval {interval(top1)}, n = {evaluation['n']:,})"
@@ -113,13 +113,13 @@ def evaluation_table(evaluation: dict[str, Any]) -> Table:
     measured = [row for row in evaluation["per_class"] if row["n"]]
     weakest = sorted(measured, key=lambda row: row["recall"])[:_WEAKEST]
     left = len(measured) - len(weakest)
-    table = _table(title, caption="weakest classes first" + (f"; {left:,} more" if left else ""))
+    table = _table(None, caption="weakest classes first" + (f"; {left:,} more" if left else ""))
     _columns(table, "class", numbers=("recall", "precision", "images"))
     for row in weakest:
         table.add_row(
             escape(row["name"]), percent(row["recall"]), percent(row["precision"]), integer(row["n"])
         )
-    return table
+    return Group(Text(title, style="bold"), table)  # a table's own title is broken at the table's width
 
 
 def predictions_table(answers: list[dict[str, Any]]) -> Table:
