@@ -136,3 +136,22 @@ def test_doctor_finds_trouble_and_says_so_in_its_code(cli, photos):
     code, out, err = cli("doctor", photos)
     assert code == 4
     assert out + err
+
+
+def test_resume_takes_the_settings_of_the_run_and_reuses_what_is_finished(cli, finished_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run.path, copy)
+    code, _, err = cli("build", "--resume", copy)
+    assert code == 0
+    assert err.count("already done, reused") == 5
+    (copy / "benchmark.json").unlink()
+    code, _, err = cli("build", "--resume", copy)
+    assert code == 0
+    assert err.count("already done, reused") == 4
+    assert (copy / "benchmark.json").exists()
+
+
+def test_resume_of_nothing_is_refused(cli, tmp_path):
+    code, _, err = cli("train", "--resume", tmp_path)
+    assert code == 7
+    assert "is not a run directory" in err
