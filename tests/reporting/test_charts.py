@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pocketvit.reporting.charts import HEIGHT, WIDTH, epoch_ticks, line_chart, value_ticks
@@ -16,6 +16,8 @@ def draw(points, *, best=None):
 
 
 @given(numbers, numbers)
+@example(0.0, 5e-324)
+@example(1e-12, 3e-12)
 def test_value_ticks_enclose_the_range_in_equal_steps(a, b):
     low, high = min(a, b), max(a, b)
     ticks = value_ticks(low, high)

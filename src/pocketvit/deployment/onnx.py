@@ -99,6 +99,8 @@ def _trace(model: nn.Module, size: int) -> onnx.ModelProto:
             warnings.filterwarnings(
                 "ignore", message="The tensor attributes? .* assigned during export", category=UserWarning
             )
+            # The exporter of torch 2.11 uses something that torch 2.11 itself has deprecated.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
             program = torch.onnx.export(
                 model,
                 (example,),

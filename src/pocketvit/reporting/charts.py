@@ -108,10 +108,14 @@ def line_chart(
     )
 
 
+_FLAT = 1e-11
+"""A range below this is a single value: ticks are rounded to 12 decimals."""
+
+
 def value_ticks(low: float, high: float, *, about: int = 5) -> list[float]:
     """Round values a constant 1, 2, 2.5 or 5 × 10ᵏ apart, the first ≤ `low` and the last ≥ `high`."""
-    if high <= low:
-        margin = abs(low) * 0.1 or 1.0
+    if high - low < _FLAT:
+        margin = abs(low) * 0.1 if abs(low) > 100 * _FLAT else 1.0
         low, high = low - margin, high + margin
     step = _round_step((high - low) / about, (1, 2, 2.5, 5, 10))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
