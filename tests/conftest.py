@@ -1,4 +1,4 @@
-"""Fixtures for tests that go through the whole job."""
+"""Fixtures for tests that go through the whole job, and how hypothesis runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.pipeline.build import build
 from pocketvit.pipeline.config import BuildConfig
+
+# A busy machine must not fail a test, and continuous integration must give the same answer twice.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if "CI" in os.environ else "here")
 
 
 def small_job(out: Path, **changes) -> BuildConfig:
