@@ -9,7 +9,7 @@ def test_wildcards_and_order():
     assert list_models("mobilevitv2_[0-9][0-9][0-9]") == [
         f"mobilevitv2_{percent:03d}" for percent in (50, 75, 100, 125, 150, 175, 200)
     ]
-    assert len(list_models()) == 35
+    assert len(list_models()) == 42
     assert list_models("no_such_*") == []
 
 
@@ -29,6 +29,7 @@ def test_wildcards_and_order():
         ("mobilevitv2_060", 256, (0.0, 0.0, 0.0), 0.888, None),
         ("swiftformer_l1", 224, (0.485, 0.456, 0.406), 0.95, "swiftformer_l1.dist_in1k"),
         ("cas_vit_xs", 224, (0.485, 0.456, 0.406), 0.875, None),
+        ("mobile_former_26m", 224, (0.485, 0.456, 0.406), 0.875, None),
     ],
 )
 def test_entries_carry_their_preprocessing_and_weights(name, size, mean, crop, hub):
@@ -46,7 +47,7 @@ def test_entries_carry_their_preprocessing_and_weights(name, size, mean, crop, h
 def test_preprocessing_agrees_with_timm_where_timm_has_the_weights(name):
     entry = get_entry(name)
     if entry.hub is None:
-        assert entry.family == "cas_vit" or name.endswith("_384")
+        assert entry.family in ("cas_vit", "mobile_former") or name.endswith("_384")
         return
     theirs = get_entry(f"timm/{entry.hub}").preprocessing
     assert entry.preprocessing == theirs

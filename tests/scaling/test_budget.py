@@ -39,7 +39,7 @@ def test_every_candidate_says_why(choice):
 
 
 def test_sharp_images_get_the_highest_resolution_at_which_something_fits():
-    choice = choose_model(num_classes=10, typical_size=100, budget=Budget(macs=70_000_000))
+    choice = choose_model(num_classes=10, typical_size=100, budget=Budget(macs=9_000_000))
     sizes = [candidate.resolution for candidate in choice.candidates]
     assert choice.resolution == min(sizes) < max(sizes) == 128
     sharper = [candidate for candidate in choice.candidates if candidate.resolution > choice.resolution]

@@ -1,6 +1,6 @@
 """Backbones: one file a family, each reading like its paper's table, and the registry that names them."""
 
-from pocketvit.backbones import cas_vit, cas_vit_timm, mobilevit, mobilevitv2, swiftformer
+from pocketvit.backbones import cas_vit, cas_vit_timm, mobile_former, mobilevit, mobilevitv2, swiftformer
 from pocketvit.backbones.factory import create_model
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, get_entry, list_models
@@ -13,6 +13,7 @@ __all__ = [
     "create_model",
     "get_entry",
     "list_models",
+    "mobile_former",
     "mobilevit",
     "mobilevitv2",
     "swiftformer",
