@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import time
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from pocketvit.backbones import create_model, get_entry, pretrained
 from pocketvit.backbones.pretrained import load_pretrained
 from pocketvit.core.errors import CheckpointError
+from pocketvit.core.files import sha256_of
 
 NAME = "mobilevitv2_050"
 
@@ -201,3 +203,38 @@ def test_an_unreachable_hub_is_said_within_seconds(tmp_path, monkeypatch, model)
 def test_cached_weights_need_no_network(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
     assert pretrained._fetch("mobilevit_s.cvnets_in1k") == tmp_path / "model.safetensors"
+
+
+def write_beside(path, content):
+    path.with_suffix(".json").write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.mark.parametrize("wrap", [lambda facts: facts, lambda facts: {"card": facts}])
+def test_the_licence_is_read_from_the_json_beside_the_file(tmp_path, model, weights, wrap):
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path)
+    assert load_pretrained(model, get_entry(NAME), path).licence == "as the file's owner says"
+    write_beside(path, {"sha256": sha256_of(path), **wrap({"weights_licence": "CC-BY-NC-4.0"})})
+    report = load_pretrained(model, get_entry(NAME), path)
+    assert report.licence == "CC-BY-NC-4.0"
+    assert "CC-BY-NC-4.0" in report.message
+
+
+@pytest.mark.parametrize("content", [[], {}, {"card": 5}, {"weights_licence": None}])
+def test_a_json_without_a_licence_says_nothing(tmp_path, model, weights, content):
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path)
+    write_beside(path, content)
+    assert load_pretrained(model, get_entry(NAME), path).licence == "as the file's owner says"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read"), ({"sha256": "0", "weights_licence": "MIT"}, "SHA-256 is not the one")],
+)
+def test_a_damaged_or_foreign_json_beside_is_an_error(tmp_path, model, weights, content, message):
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path)
+    write_beside(path, content)
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(model, get_entry(NAME), path)

@@ -7,7 +7,18 @@ from pocketvit import __version__
 from pocketvit.cli.main import main
 from pocketvit.core.errors import DataError
 
-VERBS = ["build", "train", "evaluate", "predict", "models", "export", "benchmark", "report", "doctor"]
+VERBS = [
+    "build",
+    "train",
+    "evaluate",
+    "predict",
+    "models",
+    "import",
+    "export",
+    "benchmark",
+    "report",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)

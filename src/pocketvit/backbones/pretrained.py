@@ -1,33 +1,28 @@
-"""Published and own weights into a network: what was used, under which licence, and what did not fit.
-
-Weight files can come from anywhere, so only formats that cannot run code are read: safetensors, and PyTorch
-files through `torch.load(weights_only=True)`.
-"""
+"""Published and own weights into a network: what was used, under which licence, and what did not fit."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
-import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone
+from pocketvit.backbones.matching import match_tensors
 from pocketvit.backbones.registry import ModelEntry
+from pocketvit.backbones.weights_file import read_weights_file
 from pocketvit.core.errors import CheckpointError
+from pocketvit.core.files import read_json, sha256_of
 
-__all__ = ["PretrainedReport", "load_pretrained"]
+__all__ = ["PretrainedReport", "classifier_keys", "load_pretrained"]
 
 HUB_TIMEOUT = 5.0  # seconds for the one request that finds out whether the hub can be reached
 SAFETENSORS = "model.safetensors"
-WRAPPERS = ("model_ema", "model", "state_dict")
-SHOWN = 3  # keys named in a message
+UNKNOWN_LICENCE = "as the file's owner says"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +54,15 @@ def load_pretrained(
 
     Args:
         source: `"auto"` fetches the entry's published weights and reports when it cannot; `"none"` leaves the
-            initial weights; a path is a safetensors or PyTorch file.
+            initial weights; a path is a safetensors or PyTorch file, whose licence is read from
+            the JSON beside it if there is one.
 
     Raises:
         CheckpointError: the file is damaged, is not a file of weights, or is of another architecture.
     """
     if isinstance(source, Path):
-        return _fill(model, _read(source), source=str(source), licence="as the file's owner says")
+        _, weights = read_weights_file(source).choose()
+        return _fill(model, weights, source=str(source), licence=_licence_beside(source))
     if source == "none":
         return _unused("Starting from random weights, as asked.")
     if entry.hub is None:
@@ -106,58 +103,22 @@ def _in_chans(model: nn.Module) -> int:
     return next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, wrappers taken off."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no weights file {path}.")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _read_pytorch(path)
-    except Exception as error:  # a hostile file can make the reader fail in any way
-        raise CheckpointError(
-            f"{path} cannot be read as weights: it is truncated, of another kind, or holds more than tensors "
-            f"({type(error).__name__}).",
-            fix="Download it again, or save it as safetensors. Files that would run code are never loaded.",
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    named: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
-    tensors = {str(key): value for key, value in named.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name, so it is not a file of weights.")
-    return tensors
-
-
-def _read_pytorch(path: Path) -> Any:
-    with warnings.catch_warnings():
-        # An unusual pickle protocol is either read or refused; no need to warn too.
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, licence: str) -> PretrainedReport:
     """Load what fits; a classifier for other classes may stay out, anything else must fit."""
     own = model.state_dict()
     dropped = [
-        key for key in _classifier_keys(model) if key in weights and weights[key].shape != own[key].shape
+        key for key in classifier_keys(model) if key in weights and weights[key].shape != own[key].shape
     ]
     usable = {key: value for key, value in weights.items() if key not in dropped}
-    missing = [key for key in own if key not in usable]
-    unexpected = [key for key in usable if key not in own]
-    misshapen = [key for key in own if key in usable and usable[key].shape != own[key].shape]
-    matched = len(own) - len(missing) - len(misshapen)
-    if unexpected or misshapen or set(missing) - set(dropped):
+    match = match_tensors(own, usable, tolerated=dropped)
+    if not match.fits:
         raise CheckpointError(
-            f"{source} is of another architecture: {matched} of {len(own)} tensors match"
-            + _first("missing", [key for key in missing if key not in dropped])
-            + _first("unexpected", unexpected)
-            + _first("of another shape", misshapen)
-            + ".",
-            fix="Give the weights of the chosen model, or choose the model of these weights.",
+            f"{source} is of another architecture: {match.describe()}.",
+            fix="Give the weights of the chosen model, or choose the model of these weights. "
+            "`pocketvit import FILE` converts a file of the official code first.",
         )
     model.load_state_dict(usable, strict=False)
-    message = f"Loaded {matched} of {len(own)} tensors from {source} (licence: {licence})."
+    message = f"Loaded {match.matched} of {match.total} tensors from {source} (licence: {licence})."
     if dropped:
         message += " Its classifier is for other classes, so a fresh one is trained."
     return PretrainedReport(
@@ -165,18 +126,40 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, licen
         source=source,
         licence=licence,
         message=message,
-        matched=matched,
-        missing=missing,
-        unexpected=unexpected,
+        matched=match.matched,
+        missing=match.missing,
+        unexpected=match.unexpected,
     )
 
 
-def _first(what: str, keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"; {what}: {', '.join(keys[:SHOWN])}{more}" if keys else ""
+def _licence_beside(path: Path) -> str:
+    """The licence in the JSON that travels with the file, where there is one."""
+    record = path.with_suffix(".json")
+    if not record.is_file():
+        return UNKNOWN_LICENCE
+    try:
+        facts = read_json(record)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{record} cannot be read, so the licence of {path} is not known ({error}).",
+            fix="Import the weights again, or remove that file if it does not belong to them.",
+        ) from None
+    facts = _mapping(facts)
+    licence = facts.get("weights_licence") or _mapping(facts.get("card")).get("weights_licence")
+    if licence and facts.get("sha256") not in (None, sha256_of(path)):
+        raise CheckpointError(
+            f"{path} is truncated or was altered: its SHA-256 is not the one in {record.name}.",
+            fix=f"Copy both files again, or remove {record.name} if it does not belong to the weights.",
+        )
+    return str(licence) if licence else UNKNOWN_LICENCE
 
 
-def _classifier_keys(model: nn.Module) -> list[str]:
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def classifier_keys(model: nn.Module) -> list[str]:
+    """Names of the tensors of the linear classifiers."""
     if isinstance(model, Backbone):
         names: tuple[str, ...] = model.classifiers
     else:

@@ -1,0 +1,151 @@
+"""Every variant of every code base, under names that the tests write out independently."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pocketvit.backbones import create_model
+from pocketvit.backbones.importers import import_checkpoint
+from pocketvit.backbones.importers.recognition import IMPORTERS, recognise
+from pocketvit.backbones.weights_file import WeightsFile
+
+CVNETS = "apple/ml-cvnets"
+SNAP = "snap-research/EfficientFormer"
+TIMM = "huggingface/pytorch-image-models"
+VARIANTS = {
+    **dict.fromkeys(["mobilevit_xxs", "mobilevit_xs", "mobilevit_s"], CVNETS),
+    **{f"mobilevitv2_{width:03d}": CVNETS for width in (50, 75, 100, 125, 150, 175, 200, 60, 37)},
+    **{f"swiftformer_{size}": "Amshaker/SwiftFormer" for size in ("xs", "s", "l1", "l3")},
+    **{f"cas_vit_{size}": "Tianfang-Zhang/CAS-ViT" for size in ("xs", "s", "m", "t")},
+    **{f"efficientformer_{size}": SNAP for size in ("l1", "l3", "l7")},
+    **{f"efficientformerv2_{size}": SNAP for size in ("s0", "s1", "s2", "l")},
+}
+
+
+def shapes(name):
+    with torch.device("meta"):
+        return create_model(name).state_dict()
+
+
+def file_of(tensors):
+    return WeightsFile(path=Path("weights.pth"), sets={"": tensors}, architecture=None)
+
+
+@pytest.mark.parametrize(("name", "code_base"), VARIANTS.items())
+def test_every_variant_is_found_and_lands_on_its_own_names_and_shapes(official, name, code_base):
+    own = shapes(name)
+    tensors = official(name, own)
+    importer = recognise(file_of(tensors), model=None)
+    assert importer.code_base == code_base
+    converted = importer.convert(tensors).tensors
+    assert importer.variant(converted) == name
+    kept = {key: value for key, value in converted.items() if not key.endswith(importer.derived)}
+    needed = {key: value for key, value in own.items() if not key.endswith(importer.derived)}
+    assert {key: value.shape for key, value in kept.items()} == {k: v.shape for k, v in needed.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("cas_vit")])
+def test_every_variant_is_found_under_timms_names(name):
+    own = shapes(name)
+    importer = recognise(file_of(own), model=None)
+    assert importer.code_base == TIMM
+    assert importer.variant(importer.convert(own).tensors) == name
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_file_has_the_marks_of_two_code_bases(official, name):
+    for tensors in (shapes(name), official(name, shapes(name))):
+        assert sum(importer.marks_found(tensors) == 1 for importer in IMPORTERS) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mobilevitv2_050", 64),
+        ("swiftformer_xs", 64),
+        ("cas_vit_xs", 64),
+        ("efficientformer_l1", 224),
+        ("efficientformerv2_s0", 224),
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["model", "state_dict"])
+def test_an_imported_file_computes_bit_for_bit_what_the_original_does(
+    original, official, save, tmp_path, name, size, wrapper
+):
+    network = original(name)
+    state = official(name, network.state_dict())
+    path = save({f"module.{key}": value for key, value in state.items()}, wrapper=wrapper)
+    report = import_checkpoint(path, out=tmp_path / "out")
+    assert report.model == name
+    assert report.wrapper == wrapper
+    assert report.matched == len(network.state_dict())
+    assert sum(part["parameters"] for part in report.parts) == sum(p.numel() for p in network.parameters())
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(load(report)(images), network(images))
+
+
+def test_a_bgr_file_of_mobilevit_is_imported_for_rgb(original, official, save, tmp_path):
+    network = original("mobilevit_xxs")
+    path = save(official("mobilevit_xxs", network.state_dict()), wrapper=None, name="mobilevit_xxs.pt")
+    report = import_checkpoint(path, out=tmp_path / "out")
+    assert any("BGR" in change for change in report.changes)
+    imported = load(report)
+    key = "stem.conv.weight"
+    for name, value in network.state_dict().items():
+        expected = value[:, [2, 1, 0]] if name == key else value
+        assert torch.equal(imported.state_dict()[name], expected)
+    bgr = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        ours, theirs = imported.double()(bgr.flip(1)), network.double()(bgr)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_mobilevitv2_and_timms_mobilevit_are_rgb_already(original, official, save, tmp_path):
+    network = original("mobilevit_xxs")
+    report = import_checkpoint(save(network.state_dict(), wrapper=None), out=tmp_path / "out")
+    assert report.changes == []
+    assert torch.equal(load(report).state_dict()["stem.conv.weight"], network.stem.conv.weight)
+
+
+@pytest.mark.parametrize("name", ["swiftformer_xs", "efficientformerv2_s0"])
+def test_one_classifier_stands_in_for_two(original, official, save, tmp_path, name):
+    network = original(name)
+    network.head_dist.load_state_dict(network.head.state_dict())
+    state = {k: v for k, v in official(name, network.state_dict()).items() if not k.startswith("dist_head")}
+    report = import_checkpoint(save(state), out=tmp_path / "out")
+    assert any("one classifier" in change for change in report.changes)
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(load(report)(images), network(images))
+
+
+def test_two_classifiers_of_cas_vit_are_averaged(original, official, save, tmp_path):
+    network = original("cas_vit_xs").double()
+    second = torch.nn.Linear(220, 1000).double()
+    state = network.state_dict() | {f"dist_head.{k}": v for k, v in second.state_dict().items()}
+    report = import_checkpoint(save(state), out=tmp_path / "out")
+    assert any("averaged" in change for change in report.changes)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        features = network.forward_head(network.forward_features(images), pre_logits=True)
+        expected = (network.head(features) + second(features)) / 2
+        ours = load(report, dtype=torch.float64)(images)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_indices_of_position_biases_are_left_out_and_said(original, official, save, tmp_path):
+    state = official("efficientformerv2_s0", original("efficientformerv2_s0").state_dict())
+    tables = sum(key.endswith("attention_bias_idxs") for key in state)
+    assert tables
+    report = import_checkpoint(save(state), out=tmp_path / "out")
+    assert report.changes == [f"{tables} tables that the network computes itself were left out."]
+
+
+def load(report, *, dtype=torch.float32):
+    from safetensors.torch import load_file
+
+    model = create_model(report.model, num_classes=report.num_classes, in_chans=report.in_chans).to(dtype)
+    model.load_state_dict(load_file(report.file), strict=True)
+    return model.eval()
