@@ -36,7 +36,7 @@ def run(
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Convert weights of ml-cvnets, SwiftFormer, CAS-ViT, EfficientFormer or timm to safetensors and JSON.
+    """Convert official weights (all families in `pocketvit models`), or timm's, to safetensors and JSON.
 
     The family and its variant are found from the names and shapes in the file. Nothing in the file is run.
     """

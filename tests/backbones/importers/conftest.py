@@ -74,7 +74,7 @@ def swiftformer(key):
     return key.replace("stem.", "patch_embed.").replace(".attn.proj.", ".attn.Proj.")
 
 
-def cas_vit(key):
+def unchanged(key):
     return key
 
 
@@ -116,9 +116,10 @@ NAMES = {
     "mobilevit": mobilevit,
     "mobilevitv2": mobilevitv2,
     "swiftformer": swiftformer,
-    "cas_vit": cas_vit,
+    "cas_vit": unchanged,
     "efficientformer": efficientformer,
     "efficientformerv2": efficientformerv2,
+    "mobile_former": unchanged,
 }
 
 

@@ -62,6 +62,7 @@ def test_the_licence_travels_into_loading(cvnets, save, tmp_path):
         ("swiftformer_xs", "Apache-2.0"),
         ("cas_vit_xs", "not stated"),
         ("efficientformerv2_s0", "Snap"),
+        ("mobile_former_26m", "all rights reserved"),
     ],
 )
 def test_each_code_base_has_its_licence(official, original, save, tmp_path, name, licence):
@@ -263,7 +264,7 @@ def test_importing_again_is_fine_but_another_file_takes_no_ones_place(cvnets, sa
     first = import_checkpoint(path, out=tmp_path / "out").file.read_bytes()
     assert import_checkpoint(path, out=tmp_path / "out").file.read_bytes() == first
     other = save({key: value + 1 for key, value in cvnets.items()}, name="other.pt")
-    with pytest.raises(CheckpointError, match="holds other weights already") as error:
+    with pytest.raises(CheckpointError, match="there already") as error:
         import_checkpoint(other, out=tmp_path / "out")
     assert "--out" in error.value.fix
     assert (tmp_path / "out" / "mobilevitv2_050.safetensors").read_bytes() == first
@@ -274,9 +275,21 @@ def test_a_foreign_json_is_not_replaced(cvnets, save, tmp_path, content):
     record = tmp_path / "out" / "mobilevitv2_050.json"
     record.parent.mkdir()
     record.write_text(content)
-    with pytest.raises(CheckpointError, match="already"):
+    with pytest.raises(CheckpointError, match="there already"):
         import_checkpoint(save(cvnets), out=record.parent)
     assert record.read_text() == content
+
+
+def test_weights_without_json_are_kept_unless_they_are_the_same(cvnets, save, tmp_path):
+    path = save(cvnets)
+    file = import_checkpoint(path, out=tmp_path / "out").file
+    file.with_suffix(".json").unlink()  # as when the import was killed between its two files
+    import_checkpoint(path, out=tmp_path / "out")
+    file.with_suffix(".json").unlink()
+    file.write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match="there already"):
+        import_checkpoint(path, out=tmp_path / "out")
+    assert file.read_bytes() == b"mine"
 
 
 def test_a_full_disk_leaves_nothing(cvnets, save, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ VARIANTS = {
     **{f"cas_vit_{size}": "Tianfang-Zhang/CAS-ViT" for size in ("xs", "s", "m", "t")},
     **{f"efficientformer_{size}": SNAP for size in ("l1", "l3", "l7")},
     **{f"efficientformerv2_{size}": SNAP for size in ("s0", "s1", "s2", "l")},
+    **{f"mobile_former_{size}m": "AAboys/MobileFormer" for size in (26, 52, 96, 151, 214, 294, 508)},
 }
 
 
@@ -45,7 +46,9 @@ def test_every_variant_is_found_and_lands_on_its_own_names_and_shapes(official, 
     assert {key: value.shape for key, value in kept.items()} == {k: v.shape for k, v in needed.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("cas_vit")])
+@pytest.mark.parametrize(
+    "name", [name for name in VARIANTS if not name.startswith(("cas_vit", "mobile_former"))]
+)
 def test_every_variant_is_found_under_timms_names(name):
     own = shapes(name)
     importer = recognise(file_of(own), model=None)
@@ -65,6 +68,8 @@ def test_no_file_has_the_marks_of_two_code_bases(official, name):
         ("mobilevitv2_050", 64),
         ("swiftformer_xs", 64),
         ("cas_vit_xs", 64),
+        ("mobile_former_26m", 64),
+        ("mobile_former_52m", 64),
         ("efficientformer_l1", 224),
         ("efficientformerv2_s0", 224),
     ],

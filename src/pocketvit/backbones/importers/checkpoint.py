@@ -164,9 +164,14 @@ def _parts(network: nn.Module, tensors: Tensors) -> list[dict[str, Any]]:
 def _write(report: ImportReport, entry: ModelEntry, tensors: Tensors) -> None:
     """The weights first, then the JSON that holds their checksum: a cut between the two is recognised."""
     record = report.file.with_suffix(".json")
-    _refuse_to_replace(report, record)
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    write_bytes(report.file, safetensors.torch.save(plain))
+    content = safetensors.torch.save(plain)
+    if not _may_write(report, record, content):
+        raise CheckpointError(
+            f"{report.file} (or the .json beside it) is there already and is not of this import.",
+            fix="Choose another folder with --out.",
+        )
+    write_bytes(report.file, content)
     facts = {
         "format": _FORMAT,
         "sha256": sha256_of(report.file),
@@ -186,16 +191,17 @@ def _write(report: ImportReport, entry: ModelEntry, tensors: Tensors) -> None:
     write_json(record, facts)
 
 
-def _refuse_to_replace(report: ImportReport, record: Path) -> None:
-    """Official files of different training share names; one must not silently take the other's place."""
-    if not record.exists():
-        return
+def _may_write(report: ImportReport, record: Path, content: bytes) -> bool:
+    """Official files of different training share names; none must silently take another's place."""
+    if record.exists():
+        return _source_of(record) == report.source_sha256
+    return not report.file.exists() or report.file.read_bytes() == content
+
+
+def _source_of(record: Path) -> Any:
+    """The checksum of the file that an earlier import read; `None` where that is not what `record` is."""
     try:
         facts: Any = read_json(record)
-        before = facts["source"]["sha256"]
+        return facts["source"]["sha256"]
     except (ValueError, KeyError, TypeError):
-        before = None
-    if before != report.source_sha256:
-        raise CheckpointError(
-            f"{report.file} holds other weights already.", fix="Choose another folder with --out."
-        )
+        return None

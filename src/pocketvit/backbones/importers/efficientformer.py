@@ -8,7 +8,7 @@ from pocketvit.backbones.importers.importer import (
     Rule,
     between_stages,
     by_shape,
-    published_wrappers,
+    first,
     rename,
     two_classifiers,
 )
@@ -94,7 +94,7 @@ IMPORTERS = (
         marks=(r"patch_embed\.0\.weight$", r"network\.\d+\.\d+\.token_mixer\.qkv\."),
         convert=_convert_v1,
         variant=v1_variant,
-        wrappers=published_wrappers,
+        wrappers=first("model"),
         derived=(BIAS_INDICES,),
     ),
     Importer(
@@ -104,7 +104,7 @@ IMPORTERS = (
         marks=(r"patch_embed\.0\.weight$", r"network\.\d+\.\d+\.token_mixer\.talking_head1\."),
         convert=_convert_v2,
         variant=v2_variant,
-        wrappers=published_wrappers,
+        wrappers=first("model"),
         derived=(BIAS_INDICES,),
     ),
 )

@@ -17,17 +17,15 @@ __all__ = [
     "Rule",
     "between_stages",
     "by_shape",
-    "published_wrappers",
+    "first",
     "rename",
+    "sizes_at",
     "two_classifiers",
     "unchanged",
 ]
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 """A regular expression and what takes the place of what it matches, as `re.sub` has them."""
-
-published_wrappers = ("model", *(wrapper for wrapper in WRAPPERS if wrapper != "model"))
-"""The order for code bases whose published accuracy is that of the weights that are not averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,11 @@ class Importer:
         names = list(names)
         found = [any(re.match(mark, name) for name in names) for mark in self.marks]
         return sum(found) / len(found)
+
+
+def first(wrapper: str) -> tuple[str, ...]:
+    """`Importer.wrappers` for a code base whose published accuracy is that of the weights under `wrapper`."""
+    return wrapper, *(other for other in WRAPPERS if other != wrapper)
 
 
 def unchanged(tensors: Tensors) -> Converted:

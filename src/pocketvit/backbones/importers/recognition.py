@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 
-from pocketvit.backbones.importers import cas_vit, cvnets, efficientformer, swiftformer, timm_files
+from pocketvit.backbones.importers import (
+    cas_vit,
+    cvnets,
+    efficientformer,
+    mobile_former,
+    swiftformer,
+    timm_files,
+)
 from pocketvit.backbones.importers.importer import Importer
 from pocketvit.backbones.registry import get_entry
 from pocketvit.backbones.weights_file import WeightsFile
@@ -18,6 +25,7 @@ IMPORTERS: tuple[Importer, ...] = (
     *swiftformer.IMPORTERS,
     *cas_vit.IMPORTERS,
     *efficientformer.IMPORTERS,
+    *mobile_former.IMPORTERS,
     *timm_files.IMPORTERS,
 )
 

@@ -8,7 +8,7 @@ from pocketvit.backbones.importers.importer import (
     Rule,
     between_stages,
     by_shape,
-    published_wrappers,
+    first,
     rename,
     two_classifiers,
 )
@@ -48,6 +48,6 @@ IMPORTERS = (
         ),
         convert=_convert,
         variant=variant,
-        wrappers=published_wrappers,
+        wrappers=first("model"),
     ),
 )
