@@ -9,7 +9,7 @@ def test_wildcards_and_order():
     assert list_models("mobilevitv2_[0-9][0-9][0-9]") == [
         f"mobilevitv2_{percent:03d}" for percent in (50, 75, 100, 125, 150, 175, 200)
     ]
-    assert len(list_models()) == 42
+    assert len(list_models()) == 52
     assert list_models("no_such_*") == []
 
 
@@ -30,6 +30,10 @@ def test_wildcards_and_order():
         ("swiftformer_l1", 224, (0.485, 0.456, 0.406), 0.95, "swiftformer_l1.dist_in1k"),
         ("cas_vit_xs", 224, (0.485, 0.456, 0.406), 0.875, None),
         ("mobile_former_26m", 224, (0.485, 0.456, 0.406), 0.875, None),
+        ("efficientformer_l1", 224, (0.485, 0.456, 0.406), 0.95, "efficientformer_l1.snap_dist_in1k"),
+        ("efficientformerv2_l", 224, (0.485, 0.456, 0.406), 0.95, "efficientformerv2_l.snap_dist_in1k"),
+        ("deit_tiny_patch16_224", 224, (0.485, 0.456, 0.406), 0.9, "deit_tiny_patch16_224.fb_in1k"),
+        ("mobilenetv3_large_100", 224, (0.485, 0.456, 0.406), 0.875, "mobilenetv3_large_100.ra_in1k"),
     ],
 )
 def test_entries_carry_their_preprocessing_and_weights(name, size, mean, crop, hub):
@@ -56,15 +60,24 @@ def test_preprocessing_agrees_with_timm_where_timm_has_the_weights(name):
 @pytest.mark.parametrize("name", list_models())
 def test_licences_and_sources_are_stated(name):
     entry = get_entry(name)
-    assert entry.code_licence == "Apache-2.0"
+    assert entry.code_licence in ("Apache-2.0", "Apache-2.0 (timm)")
     assert "arXiv" in entry.source
     assert ("not open source" in entry.weights_licence) == entry.family.startswith("mobilevit")
+
+
+def test_models_of_one_size_say_so():
+    fixed = {name for name in list_models() if not get_entry(name).any_size}
+    assert fixed == {
+        *(f"efficientformer_l{number}" for number in (1, 3, 7)),
+        *(f"efficientformerv2_{variant}" for variant in ("s0", "s1", "s2", "l")),
+        *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"),
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "size", "mean", "interpolation"),
     [
-        ("mobilenetv3_large_100", 224, (0.485, 0.456, 0.406), "bicubic"),
+        ("timm/mobilenetv3_large_100", 224, (0.485, 0.456, 0.406), "bicubic"),
         ("timm/mobilenetv3_large_100.miil_in21k_ft_in1k", 224, (0.0, 0.0, 0.0), "bilinear"),
         ("mobilenetv3_large_100.ra4_e3600_r224_in1k", 224, (0.5, 0.5, 0.5), "bicubic"),
     ],

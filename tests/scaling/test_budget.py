@@ -2,7 +2,7 @@ import pytest
 
 from pocketvit.backbones import create_model
 from pocketvit.backbones.complexity import measure_complexity
-from pocketvit.core.errors import BudgetError, UnknownNameError
+from pocketvit.core.errors import BudgetError, ConfigError, UnknownNameError
 from pocketvit.scaling import Budget, choose_model
 from pocketvit.scaling.budget import RESOLUTIONS, architectures, warranted_resolution
 
@@ -11,6 +11,12 @@ def test_each_architecture_is_a_candidate_once():
     names = architectures()
     assert {"mobilevit_xxs", "mobilevitv2_050", "swiftformer_l3", "cas_vit_t"} <= set(names)
     assert not [name for name in names if name.endswith("_384") or "in22k" in name]
+
+
+def test_candidates_take_every_resolution_and_are_no_baselines():
+    names = architectures()
+    assert "mobile_former_294m" in names
+    assert not [name for name in names if name.startswith(("efficientformer", "deit", "mobilenet"))]
 
 
 @pytest.mark.parametrize(("typical", "size"), [(8, 64), (64, 64), (65, 96), (200, 224), (4000, 256)])
@@ -57,6 +63,13 @@ def test_a_model_that_was_asked_for_is_only_counted():
         num_classes=3, typical_size=300, budget=Budget(), model="mobilenetv3_small_050", resolution=96
     )
     assert (choice.name, choice.resolution, len(choice.candidates)) == ("mobilenetv3_small_050", 96, 1)
+
+
+def test_a_model_of_one_size_is_counted_there_and_refused_elsewhere():
+    asked = {"num_classes": 3, "typical_size": 30, "budget": Budget(), "model": "efficientformer_l1"}
+    assert choose_model(**asked).resolution == choose_model(**asked, resolution=224).resolution == 224
+    with pytest.raises(ConfigError, match="efficientformer_l1 takes images of 224 px only, not 96"):
+        choose_model(**asked, resolution=96)
 
 
 def test_nothing_fits_names_the_nearest():

@@ -1,6 +1,14 @@
 """Backbones: one file a family, each reading like its paper's table, and the registry that names them."""
 
-from pocketvit.backbones import cas_vit, cas_vit_timm, mobile_former, mobilevit, mobilevitv2, swiftformer
+from pocketvit.backbones import (
+    cas_vit,
+    cas_vit_timm,
+    mobile_former,
+    mobilevit,
+    mobilevitv2,
+    swiftformer,
+    timm_models,
+)
 from pocketvit.backbones.factory import create_model
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, get_entry, list_models
@@ -17,4 +25,5 @@ __all__ = [
     "mobilevit",
     "mobilevitv2",
     "swiftformer",
+    "timm_models",
 ]

@@ -29,6 +29,7 @@ class ModelEntry:
         build: makes the network with fresh weights from (number of classes, input channels).
         hub: name and tag of the published weights that timm can fetch and that fit, if there are any.
         source: paper and official repository.
+        any_size: whether it takes images of other sizes than `preprocessing` says.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelEntry:
     weights_licence: str
     source: str
     hub: str | None
+    any_size: bool = True
     build: Callable[[int, int], nn.Module]
 
 
@@ -99,6 +101,7 @@ def _timm_entry(name: str, timm_name: str) -> ModelEntry:
         weights_licence=cfg.license or "not stated by timm",
         source=", ".join(str(part) for part in (cfg.paper_ids, cfg.origin_url) if part) or "timm",
         hub=f"{architecture}.{cfg.tag}" if cfg.has_weights and cfg.tag else None,
+        any_size=not cfg.fixed_input_size,
         build=build,
     )
 

@@ -14,7 +14,9 @@ __all__ = ["describe_models"]
 
 
 def describe_models(pattern: str, *, resolution: int | None, num_classes: int) -> list[dict[str, Any]]:
-    """A row per registered model that matches, with its cost at `resolution` (or its own size).
+    """A row per registered model that matches, with its cost at `resolution`.
+
+    Without one, and for models that take no other, the cost is that at the model's own size.
 
     Args:
         pattern: a name with wildcards, or any single name `get_entry` knows.
@@ -30,7 +32,7 @@ def describe_models(pattern: str, *, resolution: int | None, num_classes: int) -
 
 def _describe(name: str, resolution: int | None, num_classes: int) -> dict[str, Any]:
     entry = get_entry(name)
-    size = resolution or entry.preprocessing.size
+    size = resolution if resolution and entry.any_size else entry.preprocessing.size
     with torch.device("meta"):
         cost = measure_complexity(create_model(name, num_classes=num_classes), size)
     return {

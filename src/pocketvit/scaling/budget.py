@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from pocketvit.backbones import create_model, get_entry, list_models
+from pocketvit.backbones import ModelEntry, create_model, get_entry, list_models
 from pocketvit.backbones.complexity import measure_complexity
-from pocketvit.core.errors import BudgetError
+from pocketvit.core.errors import BudgetError, ConfigError
 
 __all__ = [
     "RESOLUTIONS",
@@ -107,15 +107,18 @@ def choose_model(
         num_classes: classes of the head; they count as parameters too.
         typical_size: median short side of the images, pixels; limits the resolution tried.
         budget: what the network may cost.
-        model: only this model; its resolution is still searched unless given.
+        model: only this model; its resolution is still searched unless given or unless it takes only one.
         resolution: only this input size, pixels.
 
     Raises:
         BudgetError: nothing fits; names what came nearest.
+        ConfigError: `model` takes only another `resolution`.
         UnknownNameError: `model` is not registered.
     """
     names = [get_entry(model).name] if model else architectures()
     sizes = (resolution,) if resolution else _sizes_from(warranted_resolution(typical_size))
+    if model and not (entry := get_entry(model)).any_size:
+        sizes = (_only_size(entry, resolution),)
     tried: list[Candidate] = []
     for size in sizes:
         counted = [_count(name, size, num_classes, budget) for name in names]
@@ -128,8 +131,23 @@ def choose_model(
 
 
 def architectures() -> list[str]:
-    """Registered models without those that differ from another only in their published weights."""
-    return [name for name in list_models() if _VARIANT.sub("", name) == name]
+    """Registered models to choose from.
+
+    Not those that differ from another only in their published weights, that take images of one size only, or
+    that are there to compare with.
+    """
+    entries = [get_entry(name) for name in list_models() if _VARIANT.sub("", name) == name]
+    return [entry.name for entry in entries if entry.any_size and entry.family != "baseline"]
+
+
+def _only_size(entry: ModelEntry, resolution: int | None) -> int:
+    size = entry.preprocessing.size
+    if resolution not in (None, size):
+        raise ConfigError(
+            f"{entry.name} takes images of {size} px only, not {resolution}.",
+            fix=f"Leave the resolution out or set it to {size}, or choose another model.",
+        )
+    return size
 
 
 def _sizes_from(largest: int) -> tuple[int, ...]:
