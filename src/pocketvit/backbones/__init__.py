@@ -8,6 +8,7 @@ from pocketvit.backbones import (
     mobilevitv2,
     swiftformer,
     timm_models,
+    timm_registration,
 )
 from pocketvit.backbones.factory import create_model
 from pocketvit.backbones.preprocessing import Preprocessing
@@ -26,4 +27,5 @@ __all__ = [
     "mobilevitv2",
     "swiftformer",
     "timm_models",
+    "timm_registration",
 ]
