@@ -165,12 +165,13 @@ def test_a_file_of_two_networks_is_ambiguous(swiftformer, cvnets, save, tmp_path
 
 
 def test_another_family_than_asked_for(swiftformer, save, tmp_path):
-    refused(
+    error = refused(
         save(swiftformer),
         tmp_path,
         r"recognised as SwiftFormer .* not fit mobilevit_s: 0 of 311 tensors match",
         model="mobilevit_s",
     )
+    assert "Leave out --model" in error.fix
 
 
 def test_missing_and_unexpected_names_with_the_nearest(swiftformer, save, tmp_path):

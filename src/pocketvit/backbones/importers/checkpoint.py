@@ -144,7 +144,7 @@ def _fitting(
         raise CheckpointError(
             f"{file.path} was recognised as {importer.family} ({importer.code_base}), but it does not fit "
             f"{entry.name}: {match.describe()}.",
-            fix="If it is of another model, give that with --model; if it is incomplete, download it again.",
+            fix="Leave out --model to have the model found from the file; if that fails, download it again.",
         )
     dropped = [f"{len(derived)} tables that the network computes itself were left out."] if derived else []
     return {key: kept[key] for key in own}, dropped
