@@ -7,6 +7,8 @@ import os
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -25,6 +27,11 @@ def swiftformer(official, original):
 @pytest.fixture
 def cvnets(official, original):
     return official("mobilevitv2_050", original("mobilevitv2_050").state_dict())
+
+
+@pytest.fixture(scope="module", params=["mobilevit_xxs", "mobilevitv2_037", "mobile_former_26m"])
+def small(request, official, original):
+    return official(request.param, original(request.param, num_classes=10).state_dict())
 
 
 def test_two_files_are_written_and_say_where_they_come_from(cvnets, save, tmp_path):
@@ -245,6 +252,20 @@ def test_a_hostile_file_is_refused_and_runs_nothing(swiftformer, save, tmp_path,
     assert not proof.exists()
     torch.load(path, weights_only=False)  # the attack is a real one
     assert proof.exists()
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_damage_to_names_and_shapes_makes_anything_but_our_error(small, save, tmp_path, data):
+    keys = st.sampled_from(sorted(key for key in small if small[key].ndim))
+    gone = data.draw(st.sets(keys, max_size=2), label="gone")
+    odd = data.draw(st.sampled_from([(), (0,), (3,), (1, 2), (2, 0, 1, 1), (1,) * 6]), label="odd shape")
+    reshaped = data.draw(st.sets(keys, min_size=0 if gone else 1, max_size=2), label="reshaped") - gone
+    state = {key: value for key, value in small.items() if key not in gone}
+    path = save(state | {key: torch.zeros(odd) for key in reshaped})
+    with pytest.raises(CheckpointError):
+        import_checkpoint(path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_truncated_file(swiftformer, save, tmp_path):
