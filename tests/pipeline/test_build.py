@@ -104,7 +104,7 @@ def test_unusable_data_leaves_no_trace_of_training(tmp_path, small_job):
 
 LONGER = [
     "train", "digits", "--limit", "320", "--model", "mobilevit_xxs", "-r", "32", "--pretrained", "none",
-    "--epochs", "3", "--batch-size", "32", "--workers", "0",
+    "--epochs", "8", "--batch-size", "32", "--workers", "0",
 ]  # fmt: skip
 
 
