@@ -1,8 +1,14 @@
+from itertools import pairwise
+
 import pytest
+import timm
 import torch
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from pocketvit.backbones import get_entry, list_models
+from pocketvit.core.errors import DataError
 
 SMALLEST = ["mobilevit_xxs", "mobilevitv2_050", "swiftformer_xs", "cas_vit_xs"]
 OURS = [name for name in list_models() if "timm" not in get_entry(name).code_licence]
@@ -123,3 +129,87 @@ def test_torch_export_with_any_batch_size(name):
     more = torch.rand(5, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(more), model(more), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_parameters_are_grouped_by_depth(name, coarse):
+    model = get_entry(name).build(3, 3)
+    groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    assert set(groups) == {name for name, _ in model.named_parameters()}
+    assert {group for key, group in groups.items() if key.startswith(("stem.", "patch_embed."))} == {0}
+    depths = [[groups[f"{info['module']}.{key}"] for key, _ in named] for info, named in by_level(model)]
+    for shallow, deep in pairwise(depths):
+        assert max(shallow) < min(deep)
+    last = max(groups.values())
+    assert {group for key, group in groups.items() if key.startswith("head")} == {last}
+
+
+def by_level(model):
+    for info in model.feature_info:
+        yield info, model.get_submodule(info["module"]).named_parameters()
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050", "swiftformer_xs"])
+def test_parameters_are_grouped_as_timm_groups_them(name):
+    ours, theirs = get_entry(name).build(3, 3), timm.create_model(name, num_classes=3)
+    grouped = [
+        group_parameters(model, model.group_matcher(coarse=False), reverse=True) for model in (ours, theirs)
+    ]
+    assert grouped[0] == grouped[1]
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_learning_rates_can_decay_by_layer(name):
+    model = get_entry(name).build(3, 3)
+    groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.5)
+    counted = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(counted) == sorted(id(parameter) for parameter in model.parameters())
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    first, *_, last = model.parameters()
+    assert scales[id(last)] == 1
+    assert scales[id(first)] == min(scales.values()) < 0.1
+
+
+def test_checkpointed_gradients_are_the_same(network):
+    network.train()
+    images = torch.rand(2, 3, 64, 64)
+    gradients = []
+    for enable in (False, True):
+        network.set_grad_checkpointing(enable)
+        network.zero_grad()
+        network(images).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    network.set_grad_checkpointing(False)
+    network.eval()
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(network):
+    def saved(enable):
+        kept = 0
+
+        def count(tensor):
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        network.set_grad_checkpointing(enable)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            network(torch.rand(1, 3, 64, 64))
+        network.set_grad_checkpointing(False)
+        return kept
+
+    assert saved(True) < 0.3 * saved(False)
+
+
+@pytest.mark.parametrize("name", ["swiftformer_xs", "cas_vit_xs"])
+def test_symbolic_trace(name):
+    model = get_entry(name).build(3, 3).eval()
+    traced = torch.fx.symbolic_trace(model)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(traced(images), model(images))
+    with pytest.raises(DataError, match="1 channel"):
+        traced(torch.rand(1, 1, 64, 64))

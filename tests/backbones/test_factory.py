@@ -6,7 +6,7 @@ import torch
 
 import pocketvit
 from pocketvit.backbones import create_model, pretrained
-from pocketvit.core.errors import CheckpointError, UnknownNameError
+from pocketvit.core.errors import CheckpointError, ConfigError, UnknownNameError
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_045", "swiftformer_xs", "cas_vit_xs"])
@@ -28,6 +28,40 @@ def test_timm_features_have_the_same_strides():
     model = create_model("mobilenetv3_small_050", features_only=True, in_chans=2)
     assert model.feature_info.reduction() == [4, 8, 16, 32]
     assert [level.shape[-1] for level in model(torch.rand(1, 2, 64, 64))] == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050", "swiftformer_xs", "cas_vit_xs"])
+@pytest.mark.parametrize("out_indices", [(0, 1), (3,), (1, 3)])
+def test_chosen_features_are_the_same_ones_and_deeper_levels_are_dropped(name, out_indices):
+    chosen = create_model(name, features_only=True, out_indices=out_indices).eval()
+    every = create_model(name, features_only=True).eval()
+    chosen.load_state_dict(every.state_dict(), strict=False)
+    images = torch.rand(1, 3, 45, 64)
+    with torch.no_grad():
+        levels, expected = chosen(images), every(images)
+    assert len(levels) == len(out_indices)
+    for level, index in zip(levels, out_indices, strict=True):
+        assert torch.equal(level, expected[index])
+    assert chosen.feature_info.channels() == [every.feature_info.channels()[index] for index in out_indices]
+    size, whole = (sum(p.numel() for p in model.parameters()) for model in (chosen, every))
+    assert size == whole if 3 in out_indices else size < 0.4 * whole
+
+
+def test_features_that_do_not_exist():
+    with pytest.raises(ConfigError, match="no feature maps"):
+        create_model("cas_vit_xs", features_only=True, out_indices=(1, 4))
+    with pytest.raises(ConfigError, match="features_only is not set"):
+        create_model("cas_vit_xs", out_indices=(1,))
+
+
+def test_timm_models_with_an_output_stride():
+    model = create_model("mobilenetv3_small_050", features_only=True, out_indices=(1, 3), output_stride=16)
+    assert model.feature_info.reduction() == [8, 16]
+    assert [level.shape[-1] for level in model(torch.rand(1, 3, 64, 64))] == [8, 4]
+    logits = create_model("resnet10t", num_classes=2, output_stride=8)(torch.rand(2, 3, 64, 64))
+    assert logits.shape == (2, 2)
+    with pytest.raises(ConfigError, match=r"vit_tiny_patch16_224.* output stride of 16"):
+        create_model("vit_tiny_patch16_224", output_stride=16)
 
 
 def test_unknown_name():

@@ -31,20 +31,20 @@ def brute_force(mixer, x):
     return out
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     batch=st.integers(1, 2),
     dim=st.integers(1, 6),
-    rows=st.integers(1, 3),
-    columns=st.integers(1, 3),
+    H=st.integers(1, 7),
+    W=st.integers(1, 7),
     patch=st.integers(1, 3),
     collapse=st.booleans(),
 )
-def test_equals_brute_force(batch, dim, rows, columns, patch, collapse):
+def test_equals_brute_force_at_any_size(batch, dim, H, W, patch, collapse):
     torch.manual_seed(0)
     mixer = SeparableSelfAttention(dim=dim, patch=patch).double()
     mixer.collapse_key = collapse
-    x = torch.randn(batch, dim, rows * patch, columns * patch).double()
+    x = torch.randn(batch, dim, H, W).double()
     with torch.no_grad():
         torch.testing.assert_close(mixer(x), brute_force(mixer, x), rtol=1e-10, atol=1e-12)
 
@@ -59,6 +59,23 @@ def test_collapsed_key_has_the_gradients_of_the_plain_equation():
     plain = torch.autograd.grad(mixer(x).square().sum(), leaves)
     for ours, theirs in zip(collapsed, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_are_finite_where_a_position_in_the_patch_has_no_pixel():
+    mixer = SeparableSelfAttention(dim=4, patch=2)
+    mixer(torch.randn(1, 4, 1, 1)).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in mixer.parameters())
+
+
+def test_half_precision_gives_no_weight_to_missing_pixels():
+    torch.manual_seed(0)
+    mixer = SeparableSelfAttention(dim=8, patch=2)
+    x = torch.randn(1, 8, 5, 3)
+    expected = mixer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = mixer(x)
+    torch.testing.assert_close(mixed.float(), expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(mixer.bfloat16()(x.bfloat16()).float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_equals_timm_on_token_sets():

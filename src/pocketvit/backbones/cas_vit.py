@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.drop import DropPath
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone, Level, make_classifier
 from pocketvit.backbones.layers import Downsample, patch_stem
+from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
 from pocketvit.mixers.convolutional import ConvolutionalAdditiveMixer
@@ -50,17 +52,37 @@ SPECS = {
 
 
 class CASViT(Backbone):
-    """CAS-ViT; see `Backbone` for the interface. One classifier, as the published training has."""
+    """CAS-ViT; see `Backbone` for the interface. One classifier, as the published training has.
 
-    def __init__(self, spec: CASViTSpec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+    With an output stride below 32 the last downsamplings become dilated convolutions of stride 1 and the
+    depthwise convolutions of their stages are dilated (see `reductions`); neither paper nor official code has
+    a rule of its own for this.
+    """
+
+    block_patterns = (
+        (r"^network\.(\d+)\.(\d+)", None),
+        (r"^network\.(\d+)\.(?:proj|norm)", None),
+        (r"^norm", (99999,)),
+    )
+
+    def __init__(
+        self, spec: CASViTSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+    ) -> None:
         names = tuple(f"network.{index}" for index in (0, 2, 4, 6))
-        super().__init__(num_classes=num_classes, in_chans=in_chans, widths=spec.widths, level_names=names)
+        super().__init__(
+            num_classes=num_classes,
+            in_chans=in_chans,
+            widths=spec.widths,
+            level_names=names,
+            output_stride=output_stride,
+        )
         self.patch_embed = patch_stem(in_chans, spec.widths[0])
-        self.network = nn.Sequential()
-        for index, (chans, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
-            if index:
-                self.network.append(Downsample(spec.widths[index - 1], chans))
-            self.network.append(nn.Sequential(*(AdditiveBlock(chans) for _ in range(depth))))
+        c, *deep = spec.widths
+        self.network = nn.Sequential(_stage(c, depth=spec.depths[0]))
+        for chans, depth, step in zip(deep, spec.depths[1:], reductions(output_stride), strict=True):
+            self.network.append(Downsample(c, chans, stride=step.stride, dilation=step.first))
+            self.network.append(_stage(chans, depth=depth, dilation=step.dilation))
+            c = chans
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = make_classifier(self.num_features, num_classes)
         if isinstance(self.head, nn.Linear):
@@ -77,14 +99,18 @@ class CASViT(Backbone):
         return self.norm(x)
 
 
+def _stage(chans: int, *, depth: int, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(*(AdditiveBlock(chans, dilation=dilation) for _ in range(depth)))
+
+
 class AdditiveBlock(nn.Module):
     """Integration, token mixer, MLP; each with a skip (section 3.3)."""
 
-    def __init__(self, chans: int) -> None:
+    def __init__(self, chans: int, *, dilation: int = 1) -> None:
         super().__init__()
-        self.local_perception = _LocalIntegration(chans)
+        self.local_perception = _LocalIntegration(chans, dilation)
         self.norm1 = nn.BatchNorm2d(chans)
-        self.attn = ConvolutionalAdditiveMixer(dim=chans)
+        self.attn = ConvolutionalAdditiveMixer(dim=chans, dilation=dilation)
         self.drop_path = DropPath()
         self.norm2 = nn.BatchNorm2d(chans)
         self.mlp = _Mlp(chans, EXPANSION * chans)
@@ -96,12 +122,12 @@ class AdditiveBlock(nn.Module):
 
 
 class _LocalIntegration(nn.Module):
-    def __init__(self, chans: int) -> None:
+    def __init__(self, chans: int, dilation: int) -> None:
         super().__init__()
         self.network = nn.Sequential(
             nn.Conv2d(chans, chans, 1),
             nn.BatchNorm2d(chans),
-            nn.Conv2d(chans, chans, 3, padding=1, groups=chans),
+            nn.Conv2d(chans, chans, 3, padding=dilation, dilation=dilation, groups=chans),
             nn.GELU(),
             nn.Conv2d(chans, chans, 1),
         )
@@ -121,9 +147,13 @@ class _Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-def build(spec: CASViTSpec) -> Callable[[int, int], CASViT]:
+def build(spec: CASViTSpec, options: BuildOptions = DEFAULTS) -> Callable[[int, int], CASViT]:
     """What makes the network of a spec from (number of classes, input channels)."""
-    return lambda num_classes, in_chans: CASViT(spec, num_classes=num_classes, in_chans=in_chans)
+
+    def make(num_classes: int, in_chans: int) -> CASViT:
+        return CASViT(spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride)
+
+    return make
 
 
 def _entry(name: str, spec: CASViTSpec, *, size: int, crop: float) -> ModelEntry:
@@ -142,6 +172,7 @@ def _entry(name: str, spec: CASViTSpec, *, size: int, crop: float) -> ModelEntry
         source="arXiv 2408.03703, github.com/Tianfang-Zhang/CAS-ViT",
         hub=None,
         build=build(spec),
+        configure=partial(build, spec),
     )
 
 

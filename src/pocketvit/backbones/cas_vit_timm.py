@@ -1,7 +1,7 @@
 """CAS-ViT under its names in timm's registry, so that timm's own tools and `timm.create_model` can use it.
 
 The signatures are timm's: it calls an entry point with the options of its builder, of which CAS-ViT has
-`num_classes`, `in_chans`, `global_pool` and `drop_path_rate`; any other is an error.
+`num_classes`, `in_chans`, `global_pool`, `drop_path_rate` and `output_stride`; any other is an error.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def _build(
     in_chans: int = 3,
     global_pool: str = "avg",
     drop_path_rate: float = 0.0,
+    output_stride: int = 32,
 ) -> CASViT:
-    model = CASViT(spec, num_classes=num_classes, in_chans=in_chans)
+    model = CASViT(spec, num_classes=num_classes, in_chans=in_chans, output_stride=output_stride)
     model.global_pool = global_pool
     model.set_drop_path(drop_path_rate)
     return model

@@ -11,6 +11,7 @@ class ConvNorm(nn.Module):
     """Convolution without bias, batch normalisation, activation; "same" padding for odd kernels.
 
     Args:
+        dilation: distance of the pixels under neighbouring weights.
         act: the activation; `None` is none.
 
     Shape:
@@ -24,11 +25,15 @@ class ConvNorm(nn.Module):
         *,
         kernel: int = 1,
         stride: int = 1,
+        dilation: int = 1,
         groups: int = 1,
         act: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, groups=groups, bias=False)
+        padding = kernel // 2 * dilation
+        self.conv = nn.Conv2d(
+            in_chans, out_chans, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
         self.bn = nn.BatchNorm2d(out_chans)
         self.act = act or nn.Identity()
 
@@ -38,11 +43,14 @@ class ConvNorm(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3×3 convolution of stride 2 (with bias) and batch normalisation: half the size, rounded up."""
+    """3×3 convolution (with bias) and batch normalisation; stride 2: half the size, rounded up.
 
-    def __init__(self, in_chans: int, out_chans: int) -> None:
+    Stride 1 with dilation takes its place where a network keeps the size (see `reductions`).
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 2, dilation: int = 1) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, out_chans, 3, 2, 1)
+        self.proj = nn.Conv2d(in_chans, out_chans, 3, stride, dilation, dilation=dilation)
         self.norm = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,15 +27,25 @@ from torch.nn import functional as F
 
 from pocketvit.backbones.base import Backbone, Level, make_classifier
 from pocketvit.backbones.layers import ConvNorm
+from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
 from pocketvit.mixers.patches import fold, unfold, whole_patches
 from pocketvit.mixers.softmax import SoftmaxAttention
 
-__all__ = ["InvertedResidual", "MobileViT", "MobileViTSpec", "PooledHead", "build", "init_byobnet"]
+__all__ = [
+    "BYOBNET_BLOCKS",
+    "InvertedResidual",
+    "MobileViT",
+    "MobileViTSpec",
+    "PooledHead",
+    "build",
+    "init_byobnet",
+]
 
 PATCH = 2
 HEADS = 4
+BYOBNET_BLOCKS = ((r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +68,28 @@ SPECS = {
 
 
 class MobileViT(Backbone):
-    """MobileViT; see `Backbone` for the interface. The last level includes the final 1×1 convolution."""
+    """MobileViT; see `Backbone` for the interface. The last level includes the final 1×1 convolution.
+
+    With an output stride below 32 only the depthwise convolutions of inverted residuals are dilated, as in
+    the official code; timm dilates the 3×3 convolution that opens a MobileViT block too, so it computes other
+    features from the same weights.
+    """
 
     classifiers = ("head.fc",)
+    block_patterns = BYOBNET_BLOCKS
 
-    def __init__(self, spec: MobileViTSpec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+    def __init__(
+        self, spec: MobileViTSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+    ) -> None:
         widths = (*spec.widths[1:4], spec.features)
         names = ("stages.1", "stages.2", "stages.3", "final_conv")
-        super().__init__(num_classes=num_classes, in_chans=in_chans, widths=widths, level_names=names)
+        super().__init__(
+            num_classes=num_classes,
+            in_chans=in_chans,
+            widths=widths,
+            level_names=names,
+            output_stride=output_stride,
+        )
         residual = partial(InvertedResidual, expansion=spec.expansion)
         c1, c2, *_ = spec.widths
         self.stem = ConvNorm(in_chans, spec.stem, kernel=3, stride=2, act=nn.SiLU(inplace=True))
@@ -74,9 +98,10 @@ class MobileViT(Backbone):
             nn.Sequential(residual(c1, c2, stride=2), residual(c2, c2), residual(c2, c2)),
         )
         c_in = c2
-        for c, dim, depth in zip(spec.widths[2:], spec.dims, spec.depths, strict=True):
-            block = MobileViTBlock(c, dim=dim, depth=depth)
-            self.stages.append(nn.Sequential(residual(c_in, c, stride=2), block))
+        rows = zip(spec.widths[2:], spec.dims, spec.depths, reductions(output_stride), strict=True)
+        for c, dim, depth, step in rows:
+            shrink = residual(c_in, c, stride=step.stride, dilation=step.first)
+            self.stages.append(nn.Sequential(shrink, MobileViTBlock(c, dim=dim, depth=depth)))
             c_in = c
         self.final_conv = ConvNorm(c_in, spec.features, act=nn.SiLU(inplace=True))
         self.head = PooledHead(spec.features, num_classes)
@@ -93,15 +118,24 @@ class InvertedResidual(nn.Module):
 
     Args:
         expansion: hidden width over `in_chans`.
+        dilation: of the depthwise convolution.
     """
 
-    def __init__(self, in_chans: int, out_chans: int, *, expansion: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_chans: int, out_chans: int, *, expansion: int, stride: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
         hidden = in_chans * expansion
         self.has_skip = stride == 1 and in_chans == out_chans
         self.conv1_1x1 = ConvNorm(in_chans, hidden, act=nn.SiLU(inplace=True))
         self.conv2_kxk = ConvNorm(
-            hidden, hidden, kernel=3, stride=stride, groups=hidden, act=nn.SiLU(inplace=True)
+            hidden,
+            hidden,
+            kernel=3,
+            stride=stride,
+            dilation=dilation,
+            groups=hidden,
+            act=nn.SiLU(inplace=True),
         )
         self.conv3_1x1 = ConvNorm(hidden, out_chans)
 
@@ -114,7 +148,9 @@ class InvertedResidual(nn.Module):
 class MobileViTBlock(nn.Module):
     """Convolutions, a transformer over the pixels at the same place of each 2×2 patch, fusion (section 3.1).
 
-    Where H or W is odd the transformer sees the map resized up to even, and its output is resized back.
+    Where H or W is odd the transformer sees the map resized up to even, and its output is resized back, as in
+    the official code. The published weights were trained so (160 and 288 px are among their training sizes)
+    and the block keeps its size, so there is no reason to differ.
 
     Shape:
         `(B, chans, H, W)` to `(B, chans, H, W)`.
@@ -197,9 +233,15 @@ def init_byobnet(model: nn.Module) -> None:
             nn.init.zeros_(module.conv3_1x1.bn.weight)
 
 
-def build(spec: MobileViTSpec) -> Callable[[int, int], MobileViT]:
+def build(spec: MobileViTSpec, options: BuildOptions = DEFAULTS) -> Callable[[int, int], MobileViT]:
     """What makes the network of a spec from (number of classes, input channels)."""
-    return lambda num_classes, in_chans: MobileViT(spec, num_classes=num_classes, in_chans=in_chans)
+
+    def make(num_classes: int, in_chans: int) -> MobileViT:
+        return MobileViT(
+            spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
+        )
+
+    return make
 
 
 register(
@@ -215,6 +257,7 @@ register(
             source="arXiv 2110.02178, github.com/apple/ml-cvnets",
             hub=f"{name}.cvnets_in1k",
             build=build(spec),
+            configure=partial(build, spec),
         )
         for name, spec in SPECS.items()
     )

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from timm.layers.helpers import make_divisible
 from torch import Tensor, nn
@@ -27,13 +28,14 @@ from torch.nn import functional as F
 
 from pocketvit.backbones.base import Backbone, Level
 from pocketvit.backbones.layers import ConvNorm
-from pocketvit.backbones.mobilevit import InvertedResidual, PooledHead, init_byobnet
+from pocketvit.backbones.mobilevit import BYOBNET_BLOCKS, InvertedResidual, PooledHead, init_byobnet
+from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register, register_pattern
 from pocketvit.mixers.patches import fold_channels, unfold_channels, whole_patches
 from pocketvit.mixers.separable import SeparableSelfAttention
 
-__all__ = ["MobileViTV2", "MobileViTV2Spec", "build"]
+__all__ = ["MobileViTV2", "MobileViTV2Spec", "ResizeToPatches", "build"]
 
 PATCH = 2
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -66,14 +68,37 @@ class MobileViTV2Spec:
 
 
 class MobileViTV2(Backbone):
-    """MobileViTv2; see `Backbone` for the interface."""
+    """MobileViTv2; see `Backbone` for the interface.
+
+    With an output stride below 32 the depthwise convolutions of inverted residuals and of MobileViTv2 blocks
+    are dilated, as in the official code and in timm.
+
+    Args:
+        resize: what stands before each MobileViTv2 block: nothing, or `ResizeToPatches` for official results
+            on odd maps (see `MobileViTV2Block`). It has no weights.
+    """
 
     classifiers = ("head.fc",)
+    block_patterns = BYOBNET_BLOCKS
 
-    def __init__(self, spec: MobileViTV2Spec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        spec: MobileViTV2Spec,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        resize: Callable[[], nn.Module] = nn.Identity,
+    ) -> None:
         c1, c2, *deep = spec.widths
         names = ("stages.1", "stages.2", "stages.3", "stages.4")
-        super().__init__(num_classes=num_classes, in_chans=in_chans, widths=(c2, *deep), level_names=names)
+        super().__init__(
+            num_classes=num_classes,
+            in_chans=in_chans,
+            widths=(c2, *deep),
+            level_names=names,
+            output_stride=output_stride,
+        )
         residual = partial(InvertedResidual, expansion=2)
         self.stem = ConvNorm(in_chans, spec.stem, kernel=3, stride=2, act=nn.SiLU(inplace=True))
         self.stages = nn.Sequential(
@@ -81,9 +106,10 @@ class MobileViTV2(Backbone):
             nn.Sequential(residual(c1, c2, stride=2), residual(c2, c2)),
         )
         c_in = c2
-        for c, dim, depth in zip(deep, spec.dims, spec.depths, strict=True):
-            block = MobileViTV2Block(c, dim=dim, depth=depth)
-            self.stages.append(nn.Sequential(residual(c_in, c, stride=2), block))
+        for c, dim, depth, step in zip(deep, spec.dims, spec.depths, reductions(output_stride), strict=True):
+            shrink = residual(c_in, c, stride=step.stride, dilation=step.first)
+            block = MobileViTV2Block(c, dim=dim, depth=depth, dilation=step.dilation, resize=resize())
+            self.stages.append(nn.Sequential(shrink, block))
             c_in = c
         self.head = PooledHead(c_in, num_classes)
         init_byobnet(self)
@@ -97,27 +123,57 @@ class MobileViTV2(Backbone):
 class MobileViTV2Block(nn.Module):
     """Depthwise convolution, then separable attention over the pixels at the same place of each 2×2 patch.
 
-    Where H or W is odd the input is resized up to even and stays so, as in the official code.
+    Where H or W is odd, the patches at the border hold fewer pixels, so the four token sets differ in size;
+    every pixel is a token once, none is invented, and the map keeps its size. The official code instead
+    resizes the block's input up to even and leaves it so: 224 px ends in 8×8 where stride 32 means 7×7. Both
+    agree where H and W are even, which they are at every size the published weights were trained and measured
+    at (256 and 384 px), so the exact size is the default and `resize=ResizeToPatches()` gives the official
+    results elsewhere.
+
+    Args:
+        dilation: of the depthwise convolution.
+        resize: module that the input passes first.
 
     Shape:
-        `(B, chans, H, W)` to `(B, chans, H, W)`, H and W rounded up to even.
+        `(B, chans, H, W)` to `(B, chans, H, W)`; with `ResizeToPatches`, H and W rounded up to even.
     """
 
-    def __init__(self, chans: int, *, dim: int, depth: int) -> None:
+    def __init__(
+        self, chans: int, *, dim: int, depth: int, dilation: int = 1, resize: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.conv_kxk = ConvNorm(chans, chans, kernel=3, groups=chans, act=nn.SiLU(inplace=True))
+        self.resize = resize or nn.Identity()
+        self.conv_kxk = ConvNorm(
+            chans, chans, kernel=3, dilation=dilation, groups=chans, act=nn.SiLU(inplace=True)
+        )
         self.conv_1x1 = nn.Conv2d(chans, dim, 1, bias=False)
         self.transformer = nn.Sequential(*(SeparableLayer(dim) for _ in range(depth)))
         self.norm = nn.GroupNorm(1, dim)
         self.conv_proj = ConvNorm(dim, chans)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_1x1(self.conv_kxk(self.resize(x)))
+        return self.conv_proj(self._global(x))
+
+    def _global(self, x: Tensor) -> Tensor:
+        _, _, H, W = x.shape
+        if whole_patches(x, patch=PATCH) == (H, W):  # faster: unfold once instead of in every layer
+            tokens = self.norm(self.transformer(unfold_channels(x, patch=PATCH)))
+            return fold_channels(tokens, patch=PATCH, size=(H, W))
+        for layer in self.transformer:
+            x = cast(SeparableLayer, layer).forward_map(x)
+        return self.norm(x)
+
+
+class ResizeToPatches(nn.Module):
+    """Resize a map whose height or width is odd up to even, bilinearly, as the official code does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, H, W)` to `(B, C, 2 ceil(H / 2), 2 ceil(W / 2))`."""
         even = whole_patches(x, patch=PATCH)
-        if even != x.shape[-2:]:
-            x = F.interpolate(x, size=even, mode="bilinear", align_corners=True)
-        tokens = unfold_channels(self.conv_1x1(self.conv_kxk(x)), patch=PATCH)
-        tokens = self.norm(self.transformer(tokens))
-        return self.conv_proj(fold_channels(tokens, patch=PATCH, size=even))
+        if even == x.shape[-2:]:
+            return x
+        return F.interpolate(x, size=even, mode="bilinear", align_corners=True)
 
 
 class SeparableLayer(nn.Module):
@@ -131,7 +187,15 @@ class SeparableLayer(nn.Module):
         self.mlp = _FeedForward(dim, 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn.forward_tokens(self.norm1(x))
+        """Map token sets `(B, dim, P, N)` to the same shape."""
+        return self._with_skips(x, self.attn.forward_tokens)
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """The same for feature maps `(B, dim, H, W)` of any size."""
+        return self._with_skips(x, self.attn)
+
+    def _with_skips(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        x = x + mix(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
@@ -146,15 +210,26 @@ class _FeedForward(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-def build(spec: MobileViTV2Spec) -> Callable[[int, int], MobileViTV2]:
+def build(spec: MobileViTV2Spec, options: BuildOptions = DEFAULTS) -> Callable[[int, int], MobileViTV2]:
     """What makes the network of a spec from (number of classes, input channels)."""
-    return lambda num_classes, in_chans: MobileViTV2(spec, num_classes=num_classes, in_chans=in_chans)
+
+    def make(num_classes: int, in_chans: int) -> MobileViTV2:
+        return MobileViTV2(
+            spec,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            output_stride=options.output_stride,
+            resize=ResizeToPatches if options.official_resize else nn.Identity,
+        )
+
+    return make
 
 
 def _entry(
     width: float, *, tag: str = "", size: int = 256, crop: float = 0.888, hub_tag: str = ""
 ) -> ModelEntry:
     name = f"mobilevitv2_{round(100 * width):03d}"
+    spec = MobileViTV2Spec(width=width)
     return ModelEntry(
         name=name + tag,
         family="mobilevitv2",
@@ -165,7 +240,8 @@ def _entry(
         weights_licence="Apple sample-code licence (ml-cvnets; not open source)",
         source="arXiv 2206.02680, github.com/apple/ml-cvnets",
         hub=f"{name}.{hub_tag}" if hub_tag else None,
-        build=build(MobileViTV2Spec(width=width)),
+        build=build(spec),
+        configure=partial(build, spec),
     )
 
 

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import timm
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from pocketvit.backbones.options import DEFAULTS, BuildOptions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.core.errors import ConfigError
 from pocketvit.core.names import unknown_name
@@ -30,6 +32,8 @@ class ModelEntry:
         hub: name and tag of the published weights that timm can fetch and that fit, if there are any.
         source: paper and official repository.
         any_size: whether it takes images of other sizes than `preprocessing` says.
+        timm_name: its name in timm, where the network is timm's own implementation.
+        configure: what `build` is under given options; `None` if the model can only be built as it is.
     """
 
     name: str
@@ -41,6 +45,22 @@ class ModelEntry:
     hub: str | None
     any_size: bool = True
     build: Callable[[int, int], nn.Module]
+    timm_name: str | None = None
+    configure: Callable[[BuildOptions], Callable[[int, int], nn.Module]] | None = None
+
+    def build_with(self, options: BuildOptions) -> Callable[[int, int], nn.Module]:
+        """What makes the network under these options from (number of classes, input channels).
+
+        Raises:
+            ConfigError: the options are not the defaults, and the model has none.
+        """
+        if options == DEFAULTS:
+            return self.build
+        if self.configure is None:
+            raise ConfigError(
+                f"'{self.name}' has no choice of output stride or of the treatment of odd maps."
+            )
+        return self.configure(options)
 
 
 _entries: dict[str, ModelEntry] = {}
@@ -90,8 +110,8 @@ def _timm_entry(name: str, timm_name: str) -> ModelEntry:
     if cfg is None:
         raise ConfigError(f"timm says nothing about the input of '{timm_name}', so it cannot be used.")
 
-    def build(num_classes: int, in_chans: int) -> nn.Module:
-        return timm.create_model(timm_name, num_classes=num_classes, in_chans=in_chans)
+    def configure(options: BuildOptions) -> Callable[[int, int], nn.Module]:
+        return partial(_build_timm, timm_name, options)
 
     return ModelEntry(
         name=name,
@@ -102,8 +122,24 @@ def _timm_entry(name: str, timm_name: str) -> ModelEntry:
         source=", ".join(str(part) for part in (cfg.paper_ids, cfg.origin_url) if part) or "timm",
         hub=f"{architecture}.{cfg.tag}" if cfg.has_weights and cfg.tag else None,
         any_size=not cfg.fixed_input_size,
-        build=build,
+        build=configure(DEFAULTS),
+        timm_name=timm_name,
+        configure=configure,
     )
+
+
+def _build_timm(name: str, options: BuildOptions, num_classes: int, in_chans: int) -> nn.Module:
+    """A model of timm's own; what it computes on odd maps is timm's choice, whatever the options say."""
+    if options.output_stride == DEFAULTS.output_stride:
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+    try:
+        return timm.create_model(
+            name, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
+        )
+    except (TypeError, NotImplementedError, AssertionError) as error:
+        raise ConfigError(
+            f"timm cannot build '{name}' with an output stride of {options.output_stride}."
+        ) from error
 
 
 def _timm_preprocessing(cfg: Any, name: str) -> Preprocessing:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone, Level, make_classifier
 from pocketvit.backbones.layers import Downsample, patch_stem
+from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
 from pocketvit.mixers.additive import EfficientAdditiveAttention
@@ -56,19 +58,38 @@ class SwiftFormer(Backbone):
 
     Two classifiers, the second for a teacher's labels; their mean is returned, in training too, unless
     `distilled_training` is set: then training returns both.
+
+    With an output stride below 32 the last downsamplings become dilated convolutions of stride 1 and the
+    depthwise convolutions of their stages are dilated (see `reductions`); neither paper nor official code has
+    a rule of its own for this.
     """
 
     classifiers = ("head", "head_dist")
+    block_patterns = (
+        (r"^stages\.(\d+)\.downsample", (0,)),
+        (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+        (r"^norm", (99999,)),
+    )
 
-    def __init__(self, spec: SwiftFormerSpec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+    def __init__(
+        self, spec: SwiftFormerSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+    ) -> None:
         names = tuple(f"stages.{index}" for index in range(4))
-        super().__init__(num_classes=num_classes, in_chans=in_chans, widths=spec.widths, level_names=names)
+        super().__init__(
+            num_classes=num_classes,
+            in_chans=in_chans,
+            widths=spec.widths,
+            level_names=names,
+            output_stride=output_stride,
+        )
         self.distilled_training = False
         self.stem = patch_stem(in_chans, spec.widths[0])
-        self.stages = nn.Sequential()
-        for index, (chans, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
-            downsample = Downsample(spec.widths[index - 1], chans) if index else nn.Identity()
-            self.stages.append(_Stage(downsample, chans, depth=depth))
+        c, *deep = spec.widths
+        self.stages = nn.Sequential(_Stage(nn.Identity(), c, depth=spec.depths[0]))
+        for chans, depth, step in zip(deep, spec.depths[1:], reductions(output_stride), strict=True):
+            downsample = Downsample(c, chans, stride=step.stride, dilation=step.first)
+            self.stages.append(_Stage(downsample, chans, depth=depth, dilation=step.dilation))
+            c = chans
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = make_classifier(self.num_features, num_classes)
         self.head_dist = make_classifier(self.num_features, num_classes)
@@ -100,11 +121,11 @@ class SwiftFormer(Backbone):
 
 
 class _Stage(nn.Module):
-    def __init__(self, downsample: nn.Module, chans: int, *, depth: int) -> None:
+    def __init__(self, downsample: nn.Module, chans: int, *, depth: int, dilation: int = 1) -> None:
         super().__init__()
         self.downsample = downsample
-        convs = (ConvEncoder(chans, hidden=EXPANSION * chans) for _ in range(depth - 1))
-        self.blocks = nn.Sequential(*convs, Encoder(chans))
+        convs = (ConvEncoder(chans, hidden=EXPANSION * chans, dilation=dilation) for _ in range(depth - 1))
+        self.blocks = nn.Sequential(*convs, Encoder(chans, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
@@ -113,9 +134,9 @@ class _Stage(nn.Module):
 class ConvEncoder(nn.Module):
     """x + γ · conv1×1(GELU(conv1×1(BN(depthwise 3×3(x))))), hidden width `hidden`, γ starts at 1."""
 
-    def __init__(self, chans: int, *, hidden: int) -> None:
+    def __init__(self, chans: int, *, hidden: int, dilation: int = 1) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(chans, chans, 3, padding=1, groups=chans)
+        self.dwconv = nn.Conv2d(chans, chans, 3, padding=dilation, dilation=dilation, groups=chans)
         self.norm = nn.BatchNorm2d(chans)
         self.pwconv1 = nn.Conv2d(chans, hidden, 1)
         self.act = nn.GELU()
@@ -131,9 +152,9 @@ class ConvEncoder(nn.Module):
 class Encoder(nn.Module):
     """Local representation, efficient additive attention, MLP; each with a skip, the last two scaled."""
 
-    def __init__(self, chans: int) -> None:
+    def __init__(self, chans: int, *, dilation: int = 1) -> None:
         super().__init__()
-        self.local_representation = ConvEncoder(chans, hidden=chans)
+        self.local_representation = ConvEncoder(chans, hidden=chans, dilation=dilation)
         self.attn = EfficientAdditiveAttention(dim=chans)
         self.linear = _Mlp(chans, EXPANSION * chans)
         self.drop_path = DropPath()
@@ -169,9 +190,15 @@ class _LayerScale(nn.Module):
         return x * self.gamma
 
 
-def build(spec: SwiftFormerSpec) -> Callable[[int, int], SwiftFormer]:
+def build(spec: SwiftFormerSpec, options: BuildOptions = DEFAULTS) -> Callable[[int, int], SwiftFormer]:
     """What makes the network of a spec from (number of classes, input channels)."""
-    return lambda num_classes, in_chans: SwiftFormer(spec, num_classes=num_classes, in_chans=in_chans)
+
+    def make(num_classes: int, in_chans: int) -> SwiftFormer:
+        return SwiftFormer(
+            spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
+        )
+
+    return make
 
 
 register(
@@ -191,6 +218,7 @@ register(
             source="arXiv 2303.15446, github.com/Amshaker/SwiftFormer",
             hub=f"{name}.dist_in1k",
             build=build(spec),
+            configure=partial(build, spec),
         )
         for name, spec in SPECS.items()
     )

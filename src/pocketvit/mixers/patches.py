@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-__all__ = ["fold", "fold_channels", "unfold", "unfold_channels", "whole_patches"]
+__all__ = [
+    "fold",
+    "fold_channels",
+    "membership",
+    "unfold",
+    "unfold_channels",
+    "whole_patches",
+]
 
 
 def whole_patches(x: Tensor, *, patch: int) -> tuple[int, int]:
     """Height and width of a feature map rounded up to whole patches."""
     _, _, H, W = x.shape
     return math.ceil(H / patch) * patch, math.ceil(W / patch) * patch
+
+
+def membership(x: Tensor, *, patch: int) -> Tensor:
+    """Which pixels of a feature map stand at which position in their patch, `(P, HW)` of true and false.
+
+    Defined at any H and W: patches at the lower and right border may be cut.
+    """
+    _, _, H, W = x.shape
+    row = torch.arange(H, device=x.device) % patch
+    column = torch.arange(W, device=x.device) % patch
+    position = (row[:, None] * patch + column).flatten()
+    return position == torch.arange(patch * patch, device=x.device)[:, None]
 
 
 def unfold(x: Tensor, *, patch: int) -> Tensor:

@@ -1,0 +1,69 @@
+"""What can be chosen about a network besides its name: its output stride and how it treats odd maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pocketvit.core.errors import ConfigError
+
+__all__ = ["DEFAULTS", "OUTPUT_STRIDES", "BuildOptions", "Reduction", "reductions"]
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How a network is built.
+
+    Attributes:
+        output_stride: stride of the last level: 32, or 16 or 8 for dense prediction, where dilation takes the
+            place of the last downsamplings (see `reductions`).
+        official_resize: compute what the official code computes also where that makes a level larger than
+            ceil(H / stride). Only MobileViTv2 differs, and only where a map is odd; see `MobileViTV2Block`.
+
+    Raises:
+        ConfigError: a network cannot have this output stride.
+    """
+
+    output_stride: int = 32
+    official_resize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output_stride not in OUTPUT_STRIDES:
+            raise ConfigError(
+                f"The output stride cannot be {self.output_stride}.",
+                fix="Choose 8, 16 or 32.",
+            )
+
+
+DEFAULTS = BuildOptions()
+"""The network as published, with exact feature sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduction:
+    """How a level begins: stride and dilation of its first k×k convolution, dilation of all others."""
+
+    stride: int
+    first: int
+    dilation: int
+
+
+def reductions(output_stride: int) -> tuple[Reduction, Reduction, Reduction]:
+    """Strides and dilations of the levels at strides 8, 16 and 32.
+
+    A level beyond `output_stride` keeps its size: its first convolution has stride 1 and the dilation of the
+    level before, all later ones twice that. So each weight meets pixels as far apart as in the network of
+    stride 32, of which convolutions then compute the same values, just at more places (DeepLab, Chen et al.
+    2017, section 3.1).
+    """
+    steps: list[Reduction] = []
+    dilation = 1
+    for stride in OUTPUT_STRIDES:
+        if stride <= output_stride:
+            steps.append(Reduction(stride=2, first=1, dilation=1))
+        else:
+            steps.append(Reduction(stride=1, first=dilation, dilation=2 * dilation))
+            dilation *= 2
+    to_8, to_16, to_32 = steps
+    return to_8, to_16, to_32
