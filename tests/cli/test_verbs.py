@@ -107,6 +107,18 @@ def test_models(cli):
     assert "There is no model matching" in err
 
 
+def test_models_rewrites(cli):
+    found = json.loads(cli("models", "--rewrites", "swiftformer_xs", "--resolution", 64, "--json")[1])
+    saved = sum(row["params_saved"] for row in found["rewrites"])
+    assert found["before"]["params"] - found["after"]["params"] == saved > 0
+    code, out, _ = cli("models", "--rewrites", "swiftformer_xs", "--resolution", 64)
+    assert code == 0
+    assert "average classifiers" in out
+    code, _, err = cli("models", "--rewrites", "swiftformer_xxs")
+    assert code == 2
+    assert "swiftformer_xs" in err
+
+
 def test_benchmark_prints_our_row_and_mobilenets(cli, finished_run):
     code, out, _ = cli("benchmark", finished_run.path, "--threads", 1, "--json")
     assert code == 0

@@ -21,6 +21,8 @@ def test_export_json(network: nn.Module, card: ModelCard, images: ImageSplit, tm
     assert content["file"] == "model.onnx"
     assert content["sha256"] == sha256_of(path)
     assert content["bytes"] == path.stat().st_size
+    (fold,) = content["rewrites"]
+    assert (fold["name"], fold["places"], fold["params_saved"]) == ("fold_norm_after", 1, 2 * 8 - 8)
     assert content["metadata"]["classes"] == list(card.classes)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     check = content["verification"]

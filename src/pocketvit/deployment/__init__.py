@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pocketvit.deployment.delivery import deploy
     from pocketvit.deployment.onnx import OnnxFile, export_onnx
+    from pocketvit.deployment.rewrites import Rewrite, rewrite_for_inference
     from pocketvit.deployment.runtime import ExportedClassifier
     from pocketvit.deployment.targets import TARGETS, Target, check_target
     from pocketvit.deployment.verification import Verification, verify
@@ -17,17 +18,20 @@ __all__ = [
     "TARGETS",
     "ExportedClassifier",
     "OnnxFile",
+    "Rewrite",
     "Target",
     "Verification",
     "check_target",
     "deploy",
     "export_onnx",
+    "rewrite_for_inference",
     "verify",
 ]
 
 _HOMES = {
     "delivery": ("deploy",),
     "onnx": ("OnnxFile", "export_onnx"),
+    "rewrites": ("Rewrite", "rewrite_for_inference"),
     "runtime": ("ExportedClassifier",),
     "targets": ("TARGETS", "Target", "check_target"),
     "verification": ("Verification", "verify"),

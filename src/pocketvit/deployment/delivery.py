@@ -77,6 +77,7 @@ def deploy(
         "dynamic_batch": True,
         "nodes": file.nodes,
         "seconds": round(file.seconds, 2),
+        "rewrites": [rewrite.to_dict() for rewrite in file.rewrites],
         "metadata": readable(file.metadata),
         "verification": verification.to_dict(),
     }

@@ -17,9 +17,10 @@ from torch import nn
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.errors import ExportError
 from pocketvit.core.files import sha256_of, write_bytes
+from pocketvit.deployment.rewrites import Rewrite, rewrite_for_inference
 from pocketvit.tasks.card import ModelCard
 
-__all__ = ["OnnxFile", "export_onnx", "frozen_copy"]
+__all__ = ["OnnxFile", "export_onnx", "frozen_copy", "trace"]
 
 # Opset 20 is the first with Gelu as an operator; at 18 it is spelled out as five, and SwiftFormer and
 # EfficientFormerV2 run 20 to 30 % slower in ONNX Runtime 1.31. Opset 21 turns MobileViTv2's normalisation
@@ -40,7 +41,9 @@ class OnnxFile:
         opset: version of the ONNX operator set it needs.
         nodes: operators in the graph; batch normalisations after a convolution are folded into it.
         seconds: how long writing took.
-        metadata: the key-value pairs in the file: the card's, and `params` and `macs` (for one image).
+        metadata: the key-value pairs in the file: the card's, and `params` and `macs` (for one image) of the
+            network before it was rewritten.
+        rewrites: what was merged exactly on the way, and what that saved.
     """
 
     path: Path
@@ -50,14 +53,15 @@ class OnnxFile:
     nodes: int
     seconds: float
     metadata: dict[str, str]
+    rewrites: tuple[Rewrite, ...]
 
 
 def export_onnx(model: nn.Module, path: Path, *, card: ModelCard) -> OnnxFile:
     """Write `model` to `path`: float32, any batch size, weights and `card` inside.
 
     The graph has one input `image`, `(batch, 3, S, S)` with `S = card.preprocessing.size`, prepared as the
-    card says, and one output `logits`, `(batch, classes)`. The file is written atomically; `model` itself
-    is not changed.
+    card says, and one output `logits`, `(batch, classes)`. What can be merged exactly is merged first (see
+    `rewrites`). The file is written atomically; `model` itself is not changed.
 
     Raises:
         ExportError: the network cannot be expressed in ONNX.
@@ -65,7 +69,10 @@ def export_onnx(model: nn.Module, path: Path, *, card: ModelCard) -> OnnxFile:
     """
     started = time.perf_counter()
     network, size = frozen_copy(model), card.preprocessing.size
-    graph = _trace(network, size)
+    # in double precision, so that every merged weight is rounded once
+    rewritten, rewrites = rewrite_for_inference(network.double(), size=size)
+    network.float()
+    graph = trace(frozen_copy(rewritten), size)
     _tidy(graph)
     cost = measure_complexity(network, size)
     metadata = card.to_metadata() | {"params": str(cost.params), "macs": str(cost.macs)}
@@ -80,6 +87,7 @@ def export_onnx(model: nn.Module, path: Path, *, card: ModelCard) -> OnnxFile:
         nodes=len(graph.graph.node),
         seconds=time.perf_counter() - started,
         metadata=metadata,
+        rewrites=tuple(rewrites),
     )
 
 
@@ -89,7 +97,12 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return frozen.eval().requires_grad_(False)
 
 
-def _trace(model: nn.Module, size: int) -> onnx.ModelProto:
+def trace(model: nn.Module, size: int) -> onnx.ModelProto:
+    """The graph of a network as it is, for images `size` × `size`, any batch.
+
+    Raises:
+        ExportError: the network cannot be expressed in ONNX.
+    """
     # Two images, because torch.export takes a dimension of one for a constant.
     example = torch.zeros(2, 3, size, size)
     try:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from pocketvit.backbones import create_model, get_entry, list_models
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.names import unknown_name
+from pocketvit.deployment import rewrite_for_inference
+from pocketvit.deployment.dataflow import trace_flow
 
-__all__ = ["describe_models"]
+__all__ = ["describe_models", "describe_rewrites"]
 
 
 def describe_models(pattern: str, *, resolution: int | None, num_classes: int) -> list[dict[str, Any]]:
@@ -28,6 +31,32 @@ def describe_models(pattern: str, *, resolution: int | None, num_classes: int) -
     if not names and any(sign in pattern for sign in "*?["):
         raise unknown_name("model matching", pattern, list_models(), see="`pocketvit models` lists all.")
     return [_describe(name, resolution, num_classes) for name in names or [get_entry(pattern).name]]
+
+
+def describe_rewrites(name: str, *, resolution: int | None, num_classes: int) -> dict[str, Any]:
+    """What exporting the model named `name` merges exactly, and its cost before and after.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        ExportError: the network cannot run at this size.
+    """
+    entry = get_entry(name)
+    size = resolution or entry.preprocessing.size
+    model = create_model(name, num_classes=num_classes)
+    rewritten, rewrites = rewrite_for_inference(model, size=size)
+    return {
+        "name": entry.name,
+        "resolution": size,
+        "before": _cost(model, size),
+        "after": _cost(rewritten, size),
+        "rewrites": [rewrite.to_dict() for rewrite in rewrites],
+    }
+
+
+def _cost(model: nn.Module, size: int) -> dict[str, int]:
+    cost = measure_complexity(model, size)
+    activations = trace_flow(model, size=size).elements
+    return {"params": cost.params, "macs": cost.macs, "activations": activations}
 
 
 def _describe(name: str, resolution: int | None, num_classes: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "evaluation_table",
     "models_table",
     "predictions_table",
+    "rewrites_table",
     "summary_table",
 ]
 
@@ -154,6 +155,21 @@ def models_table(rows: list[dict[str, Any]]) -> Table:
             escape(row["hub_weights"] or "none"),
             escape(row["weights_licence"]) if row["hub_weights"] else "",
         )
+    return table
+
+
+def rewrites_table(found: dict[str, Any]) -> Table:
+    """What exact rewrites save; `found` as `pocketvit models --rewrites NAME --json` prints it."""
+    title = f"{found['name']} @ {found['resolution']}: exact rewrites at export"
+    table = _table(title, caption="one image; − is saved, + is the price of fewer passes over memory")
+    _columns(table, "rewrite", numbers=("places", "params", "MACs", "activations"))
+    costs = ("params", "macs", "activations")
+    table.add_row("before", "", *(count(found["before"][cost]) for cost in costs), style="bold")
+    for row in found["rewrites"]:
+        saved = (row[f"{cost}_saved"] for cost in costs)
+        cells = ("" if not n else f"{'−' if n > 0 else '+'}{count(abs(n))}" for n in saved)
+        table.add_row(row["name"].replace("_", " "), integer(row["places"]), *cells)
+    table.add_row("after", "", *(count(found["after"][cost]) for cost in costs), style="bold")
     return table
 
 
