@@ -10,6 +10,7 @@ from pocketvit.backbones.mobile_former_layers import (
     FormerToMobile,
     MobileToFormer,
 )
+from pocketvit.core.errors import DataError
 
 # 52m: of the official code. The others: of this code, so that they do not change unnoticed.
 GOLDEN = [
@@ -174,6 +175,14 @@ def test_levels_are_at_exact_strides(size):
         assert level.shape == (2, info["num_chs"], -(-size[0] // stride), -(-size[1] // stride))
     assert [info["reduction"] for info in model.feature_info] == [4, 8, 16, 32]
     assert final.shape == (2, model.num_features, *levels[-1].shape[2:])
+
+
+def test_images_that_do_not_fit_are_refused():
+    model = create_model("mobile_former_26m", num_classes=2)
+    with pytest.raises(DataError, match="1 channel"):
+        model(torch.rand(1, 1, 64, 64))
+    with pytest.raises(DataError, match="31"):
+        model.forward_intermediates(torch.rand(1, 3, 64, 31))
 
 
 def test_intermediates_can_be_chosen_and_stop_early():

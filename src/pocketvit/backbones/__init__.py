@@ -2,7 +2,6 @@
 
 from pocketvit.backbones import (
     cas_vit,
-    cas_vit_timm,
     mobile_former,
     mobilevit,
     mobilevitv2,
@@ -18,7 +17,6 @@ __all__ = [
     "ModelEntry",
     "Preprocessing",
     "cas_vit",
-    "cas_vit_timm",
     "create_model",
     "get_entry",
     "list_models",

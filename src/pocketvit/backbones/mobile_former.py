@@ -21,7 +21,7 @@ from timm.layers.drop import DropPath
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pocketvit.backbones.base import Backbone, Level, make_classifier
+from pocketvit.backbones.base import Backbone, Level, check_images, make_classifier
 from pocketvit.backbones.mobile_former_layers import (
     ChannelShuffle,
     DynamicReLU,
@@ -224,6 +224,7 @@ class MobileFormer(Backbone):
 
     def _run_levels(self, x: Tensor, levels: Sequence[Level]) -> list[Streams]:
         """Both streams after each of the levels, the first of which begins with the stem."""
+        check_images(x, self.in_chans)
         streams = self.stem(x), self.tokens.weight.repeat(x.shape[0], 1, 1)
         results: list[Streams] = []
         for level in levels:
@@ -324,8 +325,7 @@ class DownBlock(_Block):
 class _Head(nn.Module):
     def __init__(self, chans: int, spec: MobileFormerSpec, num_classes: int) -> None:
         super().__init__()
-        wide = HEAD_EXPANSION * chans
-        self.wide = wide
+        self.wide = wide = HEAD_EXPANSION * chans
         self.conv = nn.Sequential(
             _mix(spec.groups, spec.groups), *_pointwise(chans, wide, groups=spec.groups), nn.ReLU6()
         )

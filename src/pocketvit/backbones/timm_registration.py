@@ -2,7 +2,7 @@
 
 What timm knows about a model is taken from its entry in our registry. The signatures are timm's: it calls an
 entry point with the options of its builder, of which these networks have `num_classes`, `in_chans`,
-`global_pool` and `drop_path_rate`; any other is an error.
+`global_pool`, `drop_path_rate` and `output_stride`; any other is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from pocketvit.backbones.base import Backbone
+from pocketvit.backbones.cas_vit import SPECS as CAS_VIT
 from pocketvit.backbones.mobile_former import SPECS as MOBILE_FORMER
+from pocketvit.backbones.options import BuildOptions
 from pocketvit.backbones.registry import ModelEntry, get_entry
 
 __all__: list[str] = []
@@ -50,8 +52,10 @@ def _build(
     in_chans: int = 3,
     global_pool: str = "avg",
     drop_path_rate: float = 0.0,
+    output_stride: int = 32,
 ) -> Backbone:
-    model = get_entry(name).build(num_classes, in_chans)
+    options = BuildOptions(output_stride=output_stride)
+    model = get_entry(name).build_with(options)(num_classes, in_chans)
     assert isinstance(model, Backbone)
     model.global_pool = global_pool
     model.set_drop_path(drop_path_rate)
@@ -76,5 +80,8 @@ def _cfg(entry: ModelEntry) -> dict[str, Any]:
     }
 
 
+for _name in CAS_VIT:
+    _tags = {"in1k": _name, "in1k_384": f"{_name}_384"}
+    _register(_name, first_conv="patch_embed.0", classifier="head", tags=_tags)
 for _name in MOBILE_FORMER:
     _register(_name, first_conv="stem.0", classifier="classifier.classifier.1", tags={"in1k": _name})
