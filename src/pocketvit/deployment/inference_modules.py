@@ -117,8 +117,7 @@ class UnfoldFreeBlock(nn.Module):
 
     def __init__(self, block: MobileViTV2Block) -> None:
         super().__init__()
-        self.resize = dict(block.named_children()).get("resize") or _ResizeToPatches()
-        self.conv_kxk, self.conv_1x1 = block.conv_kxk, block.conv_1x1
+        self.resize, self.conv_kxk, self.conv_1x1 = block.resize, block.conv_kxk, block.conv_1x1
         self.transformer = nn.Sequential(*(_MapLayer(layer) for layer in block.transformer))
         self.norm, self.conv_proj = block.norm, block.conv_proj
 
@@ -126,14 +125,6 @@ class UnfoldFreeBlock(nn.Module):
         """Map `(B, C, H, W)` as the block it is made from does."""
         x = self.conv_1x1(self.conv_kxk(self.resize(x)))
         return self.conv_proj(self.norm(self.transformer(x)))
-
-
-class _ResizeToPatches(nn.Module):
-    """What a block without a `resize` of its own does to maps with an odd side: the official code's way."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        even = whole_patches(x, patch=PATCH)
-        return x if even == x.shape[-2:] else F.interpolate(x, size=even, mode="bilinear", align_corners=True)
 
 
 class _MapLayer(nn.Module):
