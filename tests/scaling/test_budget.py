@@ -13,10 +13,9 @@ def test_each_architecture_is_a_candidate_once():
     assert not [name for name in names if name.endswith("_384") or "in22k" in name]
 
 
-def test_candidates_take_every_resolution_and_are_no_baselines():
-    names = architectures()
-    assert "mobile_former_294m" in names
-    assert not [name for name in names if name.startswith(("efficientformer", "deit", "mobilenet"))]
+def test_candidates_take_every_resolution_and_are_of_families_we_would_choose():
+    others = ("efficientformer", "deit", "mobilenet", "mobile_former")
+    assert not [name for name in architectures() if name.startswith(others)]
 
 
 @pytest.mark.parametrize(("typical", "size"), [(8, 64), (64, 64), (65, 96), (200, 224), (4000, 256)])
@@ -45,7 +44,7 @@ def test_every_candidate_says_why(choice):
 
 
 def test_sharp_images_get_the_highest_resolution_at_which_something_fits():
-    choice = choose_model(num_classes=10, typical_size=100, budget=Budget(macs=9_000_000))
+    choice = choose_model(num_classes=10, typical_size=100, budget=Budget(macs=70_000_000))
     sizes = [candidate.resolution for candidate in choice.candidates]
     assert choice.resolution == min(sizes) < max(sizes) == 128
     sharper = [candidate for candidate in choice.candidates if candidate.resolution > choice.resolution]

@@ -34,6 +34,10 @@ RESOLUTIONS = (256, 224, 192, 160, 128, 96, 64)
 _VARIANT = re.compile(r"(_in22k_ft_in1k)?(_384)?$")
 """How the registry marks other weights of the same architecture."""
 
+NOT_CHOSEN = {"baseline", "mobile_former"}
+"""Families never chosen on their own: those to compare with, and Mobile-Former, whose many small operations make
+its MACs say little about its speed, which has not been measured here yet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -134,10 +138,10 @@ def architectures() -> list[str]:
     """Registered models to choose from.
 
     Not those that differ from another only in their published weights, that take images of one size only, or
-    that are there to compare with.
+    whose family is in `NOT_CHOSEN`; `--model` still takes them all.
     """
     entries = [get_entry(name) for name in list_models() if _VARIANT.sub("", name) == name]
-    return [entry.name for entry in entries if entry.any_size and entry.family != "baseline"]
+    return [entry.name for entry in entries if entry.any_size and entry.family not in NOT_CHOSEN]
 
 
 def _only_size(entry: ModelEntry, resolution: int | None) -> int:
