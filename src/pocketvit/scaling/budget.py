@@ -35,8 +35,8 @@ _VARIANT = re.compile(r"(_in22k_ft_in1k)?(_384)?$")
 """How the registry marks other weights of the same architecture."""
 
 NOT_CHOSEN = {"baseline", "mobile_former"}
-"""Families never chosen on their own: those to compare with, and Mobile-Former, whose many small operations make
-its MACs say little about its speed, which has not been measured here yet."""
+"""Families never chosen on their own: those to compare with, and Mobile-Former, whose many small operations
+make its MACs say little about its speed, which has not been measured here yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
