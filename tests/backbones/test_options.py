@@ -1,5 +1,6 @@
 """Output strides: sizes, dilations, and what stays equal to the network of stride 32."""
 
+import json
 from math import ceil
 
 import pytest
@@ -35,6 +36,30 @@ def test_levels_beyond_the_output_stride_keep_their_size_and_double_the_dilation
 def test_other_output_strides_are_refused(stride):
     with pytest.raises(ConfigError, match=f"cannot be {stride}"):
         BuildOptions(output_stride=stride)
+
+
+@pytest.mark.parametrize("given", [{}, {"output_stride": 16}, {"official_resize": True, "output_stride": 8}])
+def test_options_to_plain_values_and_back(given):
+    options = BuildOptions(**given)
+    assert options.to_dict() == given
+    assert BuildOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "fix"),
+    [
+        ({"offical_resize": True}, "no model option named 'offical_resize'", "Did you mean official_resize?"),
+        ({"depth": 3}, "no model option named 'depth'", "There are: output_stride, official_resize"),
+        ({"output_stride": True}, "output_stride cannot be True", "whole number"),
+        ({"official_resize": "yes"}, "official_resize cannot be 'yes'", "true or false"),
+        ({"output_stride": 7}, "output stride cannot be 7", "8, 16 or 32"),
+    ],
+)
+def test_options_that_no_network_has(given, message, fix):
+    with pytest.raises(ConfigError) as error:
+        BuildOptions.from_dict(given)
+    assert message in error.value.message
+    assert fix in error.value.fix
 
 
 @pytest.mark.parametrize("name", SMALLEST)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from pocketvit.core.errors import ConfigError
+from pocketvit.core.names import unknown_name
 
 __all__ = ["DEFAULTS", "OUTPUT_STRIDES", "BuildOptions", "Reduction", "reductions"]
 
 OUTPUT_STRIDES = (8, 16, 32)
+
+_EXPECTED: dict[type, str] = {int: "Give a whole number.", bool: "Give true or false.", str: "Give a name."}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,31 @@ class BuildOptions:
                 f"The output stride cannot be {self.output_stride}.",
                 fix="Choose 8, 16 or 32.",
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that are not at their defaults, for JSON and as arguments of `create_model`."""
+        return {
+            option.name: value
+            for option in fields(self)
+            if (value := getattr(self, option.name)) != option.default
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BuildOptions:
+        """What `to_dict` wrote, or what a person did in its form.
+
+        Raises:
+            UnknownNameError: there is no such option.
+            ConfigError: a value of the wrong kind, or one that no network has.
+        """
+        defaults: dict[str, Any] = {option.name: option.default for option in fields(cls)}
+        for name, value in values.items():
+            if name not in defaults:
+                raise unknown_name("model option", name, defaults, see=f"There are: {', '.join(defaults)}.")
+            kind: type = str if defaults[name] is None else type(defaults[name])
+            if type(value) is not kind:  # an instance would not do: True is an int
+                raise ConfigError(f"The model option {name} cannot be {value!r}.", fix=_EXPECTED[kind])
+        return cls(**values)
 
 
 DEFAULTS = BuildOptions()
