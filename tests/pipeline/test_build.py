@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from pocketvit.backbones import create_model
 from pocketvit.core.errors import DataError, RunError, VerificationError
 from pocketvit.core.files import sha256_of
+from pocketvit.core.rundir import RunDirectory
 from pocketvit.pipeline import stages
 from pocketvit.pipeline.build import build, export_run, train_only
 
@@ -49,6 +51,18 @@ def test_a_second_build_reuses_every_stage(finished_run, small_job, monkeypatch)
 def test_other_settings_are_refused_and_named(finished_run, small_job):
     with pytest.raises(RunError, match="seed: 0 before, 1 now"):
         build(small_job(finished_run.path, seed=1))
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(finished_run, small_job, tmp_path):
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(finished_run.path, copy.path)
+    overview = copy.read("run.json")
+    del overview["config"]["options"]
+    copy.write("run.json", overview)
+    stages.refuse_other_settings(copy, small_job(copy.path))
+    other = small_job(copy.path, options={"output_stride": 16})
+    with pytest.raises(RunError, match=r"options: {} before, {'output_stride': 16} now"):
+        stages.refuse_other_settings(copy, other)
 
 
 def test_settings_that_do_not_concern_training_may_change(finished_run, small_job):

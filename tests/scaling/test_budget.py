@@ -1,6 +1,6 @@
 import pytest
 
-from pocketvit.backbones import create_model
+from pocketvit.backbones import BuildOptions, create_model
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.errors import BudgetError, ConfigError, UnknownNameError
 from pocketvit.scaling import Budget, choose_model
@@ -84,3 +84,17 @@ def test_unknown_model_gets_a_suggestion():
 
 def test_resolutions_suit_every_stride():
     assert all(size % 32 == 0 for size in RESOLUTIONS)
+
+
+def test_a_model_with_options_is_counted_with_them():
+    asked = {"num_classes": 10, "typical_size": 64, "budget": Budget(), "model": "mobilevit_xxs"}
+    plain, dense = choose_model(**asked), choose_model(**asked, options=BuildOptions(output_stride=8))
+    assert dense.params == plain.params
+    assert dense.macs > 2 * plain.macs
+
+
+@pytest.mark.parametrize("model", [None, "deit_tiny_patch16_224"])
+def test_options_need_a_model_that_has_them(model):
+    options = BuildOptions(output_stride=8)
+    with pytest.raises(ConfigError, match=r"Options of which model|output stride of 8"):
+        choose_model(num_classes=10, typical_size=64, budget=Budget(), model=model, options=options)

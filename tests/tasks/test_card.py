@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketvit.backbones import Preprocessing
+from pocketvit.backbones import BuildOptions, Preprocessing
 from pocketvit.core.errors import CheckpointError
 from pocketvit.tasks import ModelCard
 from pocketvit.tasks.card import readable
@@ -39,8 +39,11 @@ def card() -> ModelCard:
     crop=st.floats(0.5, 1),
     channels=st.sampled_from(["rgb", "bgr"]),
     accuracy=st.none() | st.integers(0, 10_000).map(lambda n: n / 10_000),
+    options=st.builds(
+        BuildOptions, output_stride=st.sampled_from([8, 16, 32]), official_resize=st.booleans()
+    ),
 )
-def test_round_trip(classes, mean, std, size, crop, channels, accuracy) -> None:
+def test_round_trip(classes, mean, std, size, crop, channels, accuracy, options) -> None:
     preprocessing = Preprocessing(
         size=size, mean=mean, std=std, interpolation="bilinear", crop=crop, channels=channels
     )
@@ -52,6 +55,7 @@ def test_round_trip(classes, mean, std, size, crop, channels, accuracy) -> None:
         weights_licence="none",
         source="a test",
         accuracy=accuracy,
+        options=options,
     )
     metadata = card.to_metadata()
     assert all(isinstance(value, str) for value in metadata.values())
@@ -71,6 +75,27 @@ def test_unmeasured_facts_are_left_out(card: ModelCard) -> None:
 def test_damaged_metadata_is_refused(card: ModelCard, damage: dict[str, str]) -> None:
     with pytest.raises(CheckpointError, match=r"x\.onnx was not written by pocketvit"):
         ModelCard.from_metadata(card.to_metadata() | damage, where="x.onnx")
+
+
+def test_cards_from_before_there_were_options_are_read(card: ModelCard) -> None:
+    assert "options" not in card.to_dict()
+    assert "options" not in card.to_metadata()
+    assert ModelCard.from_dict(card.to_dict(), where="x.json").options == BuildOptions()
+
+
+@pytest.mark.parametrize(
+    "options", [{"no_such_option": True}, {"output_stride": 64}, {"output_stride": "16"}]
+)
+def test_options_of_another_version_are_refused(card: ModelCard, options: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match=r"x\.json .* cannot build") as error:
+        ModelCard.from_dict(card.to_dict() | {"options": options}, where="x.json")
+    assert "Upgrade" in error.value.fix
+
+
+@pytest.mark.parametrize("options", [[], "official_resize", 3])
+def test_options_that_are_none_are_damage(card: ModelCard, options: object) -> None:
+    with pytest.raises(CheckpointError, match="was not written by pocketvit"):
+        ModelCard.from_dict(card.to_dict() | {"options": options}, where="x.json")
 
 
 def test_foreign_metadata_is_refused() -> None:

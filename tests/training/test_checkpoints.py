@@ -3,13 +3,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pocketvit.backbones import create_model, get_entry
+from pocketvit.backbones import BuildOptions, create_model, get_entry
 from pocketvit.core.errors import CheckpointError, StorageError
 from pocketvit.tasks import ModelCard
 from pocketvit.training.checkpoints import (
@@ -224,6 +225,23 @@ def test_weights_rebuild_the_model_without_the_run(tmp_path, model, card):
     assert set(load_file(path)) == set(model.state_dict())
     for key, value in model.state_dict().items():
         assert torch.equal(rebuilt.state_dict()[key], value), key
+
+
+def test_options_travel_with_the_weights(tmp_path, card):
+    """MobileViTv2 has odd maps at 96 px, where its official resize computes something else."""
+    options = BuildOptions(official_resize=True)
+    torch.manual_seed(0)
+    built = create_model("mobilevitv2_050", num_classes=3, **options.to_dict()).eval()
+    path = tmp_path / "model.safetensors"
+    save_weights(path, built, replace(card, name="mobilevitv2_050", options=options), training={})
+    rebuilt, found = load_model(path)
+    images = torch.rand(1, 3, 96, 96)
+    default = create_model("mobilevitv2_050", num_classes=3).eval()
+    default.load_state_dict(built.state_dict())
+    with torch.no_grad():
+        assert torch.equal(rebuilt(images), built(images))
+        assert not torch.allclose(rebuilt(images), default(images), rtol=1e-3)
+    assert found.options == options
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path, model, card):

@@ -10,10 +10,12 @@ from pocketvit.backbones import (
     timm_registration,
 )
 from pocketvit.backbones.factory import create_model
+from pocketvit.backbones.options import BuildOptions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, get_entry, list_models
 
 __all__ = [
+    "BuildOptions",
     "ModelEntry",
     "Preprocessing",
     "cas_vit",

@@ -15,6 +15,8 @@ EXAMPLES = """
 
 `pocketvit build photos/ --model swiftformer_xs --resolution 128 --epochs 40`
 
+`pocketvit build photos/ --model mobilevitv2_100 --model-kwargs official_resize=true`
+
 `pocketvit build shards/ --limit 10000 --set lr=0.002`
 
 `pocketvit build --resume runs/photos`

@@ -23,6 +23,7 @@ __all__ = [
     "Macs",
     "MaxDamaged",
     "Model",
+    "ModelKwargs",
     "Out",
     "Overwrite",
     "Params",
@@ -73,6 +74,15 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="This model (see **pocketvit models**), or any timm name."),
 ]
+ModelKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-kwargs",
+        metavar="KEY=VALUE",
+        help="Option of that model, as **create_model** takes it: output_stride=16, official_resize=true. "
+        "Repeatable.",
+    ),
+]
 Resolution = Annotated[
     int | None,
     typer.Option("--resolution", "-r", help="Input height and width in pixels, a multiple of 32."),
@@ -122,6 +132,7 @@ def build_config(
     *,
     macs: str | None,
     params: str | None,
+    model_kwargs: list[str] | None,
     settings: list[str] | None,
     epochs: int | None,
     batch_size: int | None,
@@ -133,13 +144,14 @@ def build_config(
     Raises:
         ConfigError: a value of the wrong kind.
     """
-    recipe_settings = dict(_setting(text) for text in settings or [])
+    recipe_settings = _pairs(settings, example="--set lr=0.001")
     named = {"epochs": epochs, "batch_size": batch_size, "workers": workers}
     recipe_settings.update({key: value for key, value in named.items() if value is not None})
     values = {
         "data": data,
         "macs": parse_count(macs) if macs else None,
         "params": parse_count(params) if params else None,
+        "options": _pairs(model_kwargs, example="--model-kwargs output_stride=16"),
         "settings": recipe_settings,
         **rest,
     }
@@ -158,8 +170,16 @@ def config_of_run(path: Path) -> BuildConfig:
     return parse_config(BuildConfig, {**saved, "out": path}, where=str(path / "run.json"))
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {text}: not of the form KEY=VALUE.", fix="For example --set lr=0.001.")
-    return key.strip(), yaml.safe_load(value)
+def _pairs(texts: list[str] | None, *, example: str) -> dict[str, Any]:
+    """What a repeatable option collected, values read as YAML does."""
+    pairs: dict[str, Any] = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        option = example.partition(" ")[0]
+        if not equals or not key:
+            raise ConfigError(f"{option} {text}: not of the form KEY=VALUE.", fix=f"For example {example}.")
+        try:
+            pairs[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{option} {text}: the value is not YAML.", fix="Put it in quotes.") from None
+    return pairs

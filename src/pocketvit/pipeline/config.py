@@ -31,6 +31,7 @@ class BuildConfig(Config):
         macs: most multiply-accumulates for one image; 150 M unless `macs`, `params` or `model` is given.
         params: most parameters.
         model: a registered or timm model name; by default the largest that fits.
+        options: how that model is built, as `create_model` takes it; see `pocketvit.backbones.BuildOptions`.
         resolution: input size in pixels; by default the highest the data warrants and the budget allows.
         pretrained: `auto` (the hub's weights where they can be reached), `none`, or a weights file.
         recipe: a recipe's name or YAML file; by default chosen by the data.
@@ -50,6 +51,7 @@ class BuildConfig(Config):
     macs: int | None = Field(default=None, gt=0)
     params: int | None = Field(default=None, gt=0)
     model: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
     resolution: int | None = Field(default=None, ge=32, multiple_of=32)
     pretrained: str = "auto"
     recipe: str | None = None

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from pocketvit.backbones import ModelEntry, Preprocessing, create_model, get_entry
+from pocketvit.backbones import BuildOptions, ModelEntry, Preprocessing, create_model, get_entry
 from pocketvit.backbones.pretrained import load_pretrained
+from pocketvit.core.config import parse_config
 from pocketvit.core.console import console
 from pocketvit.core.errors import RunError
 from pocketvit.core.files import sha256_of
@@ -83,6 +84,11 @@ class Job:
         return get_entry(self.run.read("model.json")["name"])
 
     @property
+    def options(self) -> BuildOptions:
+        """How that architecture is built."""
+        return BuildOptions.from_dict(self.config.options)
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From a decoded image to the chosen network's input."""
         return Preprocessing.from_dict(self.run.read("model.json")["preprocessing"])
@@ -108,6 +114,7 @@ class Job:
                 "data": self.data.fingerprint,
                 "split": self.data.split_rule,
                 "model": self.entry.name,
+                **self.options.to_dict(),
                 "preprocessing": self.preprocessing.to_dict(),
                 "recipe": self.recipe.model_dump(exclude={"name", "workers"}),
                 "pretrained": sha256_of(pretrained) if pretrained.is_file() else self.config.pretrained,
@@ -143,6 +150,7 @@ def choose_model(job: Job) -> None:
             typical_size=data.typical_size,
             budget=config.budget,
             model=config.model,
+            options=job.options,
             resolution=config.resolution,
         )
         entry = get_entry(choice.name)
@@ -152,6 +160,7 @@ def choose_model(job: Job) -> None:
             "name": entry.name,
             "family": entry.family,
             "num_classes": len(data.classes),
+            "options": job.options.to_dict(),
             "code_licence": entry.code_licence,
             "weights_licence": entry.weights_licence,
             "source": entry.source,
@@ -168,6 +177,7 @@ def choose_model(job: Job) -> None:
         "macs": config.budget.macs,
         "params": config.budget.params,
         "model": config.model,
+        **job.options.to_dict(),
         "resolution": config.resolution,
         "version": versions()["pocketvit"],
     }
@@ -186,7 +196,8 @@ def train_network(job: Job) -> None:
 
     def work() -> None:
         torch.manual_seed(job.config.seed)  # of the initial weights
-        network = create_model(job.entry.name, num_classes=len(job.data.classes))
+        classes, options = len(job.data.classes), job.options
+        network = create_model(job.entry.name, num_classes=classes, **options.to_dict())
         source = job.config.pretrained
         weights = source if source == "auto" or source == "none" else Path(source)
         pretrained = load_pretrained(network, job.entry, weights)
@@ -202,6 +213,7 @@ def train_network(job: Job) -> None:
             resume=bool(record),
             model_name=job.entry.name,
             pretrained=pretrained,
+            options=options,
         )
 
     writes = ["training.json", "metrics.jsonl", "checkpoints/model.safetensors", "checkpoints/model.json"]
@@ -274,11 +286,12 @@ def refuse_other_settings(run: RunDirectory, config: BuildConfig) -> None:
     """
     if not run.has("run.json") or not run.stage("train"):
         return
-    before, now = run.read("run.json")["config"], config.model_dump(mode="json", exclude=_NOT_FOR_TRAINING)
+    saved = parse_config(BuildConfig, run.read("run.json")["config"], where=str(run.path / "run.json"))
+    before, now = (each.model_dump(mode="json", exclude=_NOT_FOR_TRAINING) for each in (saved, config))
     changed = [
-        f"{name}: {before.get(name)} before, {value} now"
+        f"{name}: {before[name]} before, {value} now"
         for name, value in now.items()
-        if _without_workers(before.get(name)) != _without_workers(value)
+        if _without_workers(before[name]) != _without_workers(value)
     ]
     if changed:
         raise RunError(

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from pocketvit.backbones import ModelEntry, create_model, get_entry, list_models
+from pocketvit.backbones import BuildOptions, ModelEntry, create_model, get_entry, list_models
 from pocketvit.backbones.complexity import measure_complexity
+from pocketvit.backbones.options import DEFAULTS
 from pocketvit.core.errors import BudgetError, ConfigError
 
 __all__ = [
@@ -103,6 +104,7 @@ def choose_model(
     typical_size: int,
     budget: Budget,
     model: str | None = None,
+    options: BuildOptions = DEFAULTS,
     resolution: int | None = None,
 ) -> Choice:
     """Choose a registered model, counting every candidate by tracing it at the real size.
@@ -112,20 +114,26 @@ def choose_model(
         typical_size: median short side of the images, pixels; limits the resolution tried.
         budget: what the network may cost.
         model: only this model; its resolution is still searched unless given or unless it takes only one.
+        options: how `model` is built; counted that way too.
         resolution: only this input size, pixels.
 
     Raises:
         BudgetError: nothing fits; names what came nearest.
-        ConfigError: `model` takes only another `resolution`.
+        ConfigError: `model` takes only another `resolution`, or cannot be built with these `options`; or
+            options without a `model`.
         UnknownNameError: `model` is not registered.
     """
+    if model is None and options != DEFAULTS:
+        raise ConfigError(
+            f"Options of which model? ({', '.join(options.to_dict())})", fix="Name it with --model."
+        )
     names = [get_entry(model).name] if model else architectures()
     sizes = (resolution,) if resolution else _sizes_from(warranted_resolution(typical_size))
     if model and not (entry := get_entry(model)).any_size:
         sizes = (_only_size(entry, resolution),)
     tried: list[Candidate] = []
     for size in sizes:
-        counted = [_count(name, size, num_classes, budget) for name in names]
+        counted = [_count(name, options, size, num_classes, budget) for name in names]
         tried += counted
         fitting = [candidate for candidate in counted if candidate.fits]
         if fitting:
@@ -158,9 +166,9 @@ def _sizes_from(largest: int) -> tuple[int, ...]:
     return tuple(size for size in RESOLUTIONS if size <= largest)
 
 
-def _count(name: str, size: int, num_classes: int, budget: Budget) -> Candidate:
+def _count(name: str, options: BuildOptions, size: int, num_classes: int, budget: Budget) -> Candidate:
     with torch.device("meta"):  # shapes only: nothing is allocated and nothing is computed
-        cost = measure_complexity(create_model(name, num_classes=num_classes), size)
+        cost = measure_complexity(create_model(name, num_classes=num_classes, **options.to_dict()), size)
     fits = budget.allows(macs=cost.macs, params=cost.params)
     return Candidate(name=name, resolution=size, params=cost.params, macs=cost.macs, fits=fits)
 

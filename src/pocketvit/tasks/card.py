@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvit._version import __version__
-from pocketvit.backbones import Preprocessing
-from pocketvit.core.errors import CheckpointError
+from pocketvit.backbones import BuildOptions, Preprocessing
+from pocketvit.backbones.options import DEFAULTS
+from pocketvit.core.errors import CheckpointError, ConfigError
 
 __all__ = ["ModelCard"]
 
-_JSON_KEYS = ("classes", "preprocessing")
+_JSON_KEYS = ("classes", "preprocessing", "options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ModelCard:
         training_data: fingerprint of the data it was trained on; empty when unknown.
         accuracy: top-1 on the validation images, a fraction; `None` when not measured.
         task: what the logits mean.
+        options: how the architecture was built where that is not the default.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ModelCard:
     training_data: str = ""
     accuracy: float | None = None
     task: str = "classification"
+    options: BuildOptions = DEFAULTS
 
     def to_dict(self) -> dict[str, Any]:
         """The card as plain values for JSON; `from_dict` reads them back."""
@@ -57,6 +60,8 @@ class ModelCard:
             values["training_data"] = self.training_data
         if self.accuracy is not None:
             values["accuracy"] = self.accuracy
+        if options := self.options.to_dict():
+            values["options"] = options
         return values
 
     @classmethod
@@ -80,8 +85,14 @@ class ModelCard:
                 training_data=values.get("training_data", ""),
                 accuracy=float(values["accuracy"]) if "accuracy" in values else None,
                 task=values["task"],
+                options=BuildOptions.from_dict(values.get("options", {})),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{where} is of a network that this version cannot build: {error.message}",
+                fix="Upgrade pocketvit.",
+            ) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{where} was not written by pocketvit: it does not say how to use the model ({error!r}).",
                 fix="Write the file with `pocketvit export`, or use the model.onnx of a run directory.",
@@ -92,8 +103,7 @@ class ModelCard:
         size = self.preprocessing.size
         values = self.to_dict()
         return {
-            **{key: json.dumps(values.pop(key), ensure_ascii=False) for key in _JSON_KEYS},
-            **{key: f"{value}" for key, value in values.items()},
+            **{key: _text(key, value) for key, value in values.items()},
             "pocketvit_version": __version__,
             "pipeline": self.preprocessing.describe(),
             "input": f"image: float32 (batch, 3, {size}, {size}), channels {self.preprocessing.channels}, "
@@ -109,6 +119,10 @@ class ModelCard:
         except ValueError as error:
             raise CheckpointError(f"{where} was not written by pocketvit: {error}.") from error
         return cls.from_dict(values, where=where)
+
+
+def _text(key: str, value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if key in _JSON_KEYS else f"{value}"
 
 
 def readable(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         CheckpointError: as `load_weights`, or the weights do not fit the architecture the card names.
     """
     tensors, card = load_weights(path)
-    model = create_model(card.name, num_classes=len(card.classes))
+    model = create_model(card.name, num_classes=len(card.classes), **card.options.to_dict())
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

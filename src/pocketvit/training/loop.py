@@ -19,7 +19,8 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from pocketvit.backbones import Preprocessing
+from pocketvit.backbones import BuildOptions, Preprocessing
+from pocketvit.backbones.options import DEFAULTS
 from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.core.console import console, progress_bar
 from pocketvit.core.errors import InterruptedRun, TrainingError
@@ -80,6 +81,7 @@ def train(
     device: torch.device,
     model_name: str,
     pretrained: PretrainedReport,
+    options: BuildOptions = DEFAULTS,
     resume: bool = True,
 ) -> TrainingResult:
     """Train `model` and leave `training.json`, `metrics.jsonl` and the weights in `run`.
@@ -90,6 +92,7 @@ def train(
         model: a classifier with as many outputs as `data` has classes.
         model_name: its registered name, recorded with the weights.
         pretrained: where its first weights come from, for the record.
+        options: how it was built, recorded with the weights.
         resume: go on from the run's last checkpoint when there is one; otherwise start again.
 
     Raises:
@@ -120,7 +123,7 @@ def train(
         optimizer=optimizer,
         scaler=precision.scaler,
         replaced=train_batches.replaced,
-        identity=_identity(recipe, data, preprocessing),
+        identity=_identity(recipe, data, preprocessing) | options.to_dict(),
     )
     _begin(state, run, resume=resume)
     done = state.progress
@@ -174,7 +177,7 @@ def train(
     save_weights(
         weights,
         model.eval(),
-        card_of(model_name, data, preprocessing, pretrained, best),
+        card_of(model_name, options, data, preprocessing, pretrained, best),
         training=origin_of(data, pretrained, best),
     )
     record = training_record(

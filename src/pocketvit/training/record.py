@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pocketvit._version import __version__
-from pocketvit.backbones import Preprocessing, get_entry
+from pocketvit.backbones import BuildOptions, Preprocessing, get_entry
 from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.data import ImageData
 from pocketvit.tasks import ModelCard
@@ -83,7 +83,12 @@ def training_record(
 
 
 def card_of(
-    model_name: str, data: ImageData, preprocessing: Preprocessing, pretrained: PretrainedReport, best: Best
+    model_name: str,
+    options: BuildOptions,
+    data: ImageData,
+    preprocessing: Preprocessing,
+    pretrained: PretrainedReport,
+    best: Best,
 ) -> ModelCard:
     """What travels with the weights."""
     entry = get_entry(model_name)
@@ -97,6 +102,7 @@ def card_of(
         source=entry.source,
         training_data=data.fingerprint,
         accuracy=round(best.value, 6),
+        options=options,
     )
 
 
