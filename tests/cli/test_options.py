@@ -36,6 +36,7 @@ def test_options_are_in_every_file(run):
     assert card["options"] == expected
     assert json.loads(written["options"]) == expected
     assert run.read("export.json")["metadata"]["options"] == expected
+    assert "official_resize: yes" in run.report.read_text()
 
 
 def test_the_network_and_the_file_compute_what_was_trained(run):

@@ -23,6 +23,9 @@ def test_export_json(network: nn.Module, card: ModelCard, images: ImageSplit, tm
     assert content["bytes"] == path.stat().st_size
     (fold,) = content["rewrites"]
     assert (fold["name"], fold["places"], fold["params_saved"]) == ("fold_norm_after", 1, 2 * 8 - 8)
+    cost = content["cost_before_rewrites"]
+    assert cost["params"] == sum(parameter.numel() for parameter in network.parameters())
+    assert cost["activations"] > fold["activations_saved"] > 0
     assert content["metadata"]["classes"] == list(card.classes)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     check = content["verification"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pocketvit.core.console import progress_bar
 from pocketvit.data import ImageSplit
 from pocketvit.data.transforms import eval_transform
+from pocketvit.deployment.dataflow import trace_flow
 from pocketvit.deployment.onnx import export_onnx
 from pocketvit.deployment.session import RUNTIME
 from pocketvit.deployment.targets import check_target
@@ -77,6 +78,11 @@ def deploy(
         "dynamic_batch": True,
         "nodes": file.nodes,
         "seconds": round(file.seconds, 2),
+        "cost_before_rewrites": {
+            "params": int(file.metadata["params"]),
+            "macs": int(file.metadata["macs"]),
+            "activations": trace_flow(model, size=card.preprocessing.size).elements,
+        },
         "rewrites": [rewrite.to_dict() for rewrite in file.rewrites],
         "metadata": readable(file.metadata),
         "verification": verification.to_dict(),

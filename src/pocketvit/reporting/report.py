@@ -14,6 +14,7 @@ from pocketvit.core.files import write_text
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.reporting import charts, format, sections
 from pocketvit.reporting.notices import clean_record, comparisons, notices, threads
+from pocketvit.reporting.savings import savings
 from pocketvit.reporting.source import STAGES, RunFiles, read_run
 from pocketvit.reporting.usage import onnx_snippet, predict_command
 
@@ -79,6 +80,8 @@ def _content(files: RunFiles) -> dict[str, Any]:
         "candidates": sections.shown_candidates(model) if model else ([], []),
         "recipe": sections.settings_of(training["recipe"]) if training else [],
         "config": sections.settings_of(files.run["config"]),
+        "savings": savings(files.export),
+        "options": sections.settings_of((model or {}).get("options", {})),
         "metadata": sections.settings_of(files.export["metadata"]) if files.export else [],
         "command": predict_command(files.export["file"]) if files.export else "",
         "snippet": _snippet(files),
