@@ -1,0 +1,23 @@
+"""One file a paper: how the quantizers of a network are chosen."""
+
+from __future__ import annotations
+
+from pocketvit.core.names import unknown_name
+from pocketvit.quantization.methods.method import Method
+from pocketvit.quantization.methods.observed import MINMAX, OMSE, PERCENTILE
+
+__all__ = ["METHODS", "Method", "get_method"]
+
+METHODS: dict[str, Method] = {method.name: method for method in (MINMAX, PERCENTILE, OMSE)}
+"""All methods by name."""
+
+
+def get_method(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in METHODS:
+        raise unknown_name("quantization method", name, METHODS)
+    return METHODS[name]

@@ -1,0 +1,75 @@
+"""What a search minimises: how far an operator's output is from the float network's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+__all__ = ["Cosine", "GradientWeighted", "Objective", "SquaredError"]
+
+
+class Objective(ABC):
+    """A distance between outputs, 0 where they are equal."""
+
+    def __init__(self, target: Tensor) -> None:
+        self.target = target
+
+    @abstractmethod
+    def __call__(self, output: Tensor, *, keep: int | None = None) -> Tensor:
+        """The distance of `output` from the target.
+
+        Args:
+            keep: a dimension whose indices are scored one by one, as when each channel has its own scale.
+
+        Returns:
+            Shape () or (size of dimension `keep`,).
+        """
+
+
+class SquaredError(Objective):
+    """E[(o − ô)²]."""
+
+    @override
+    def __call__(self, output: Tensor, *, keep: int | None = None) -> Tensor:
+        return _mean((output - self.target).square_(), keep)
+
+
+class GradientWeighted(Objective):
+    """E[(g · (o − ô))²], the loss to second order with diag(g²) for the Hessian of the output.
+
+    Sources: Q-HyViT, hybrid reconstruction; PTQ4ViT, section 3.2.
+
+
+    Args:
+        gradient: g = ∂L/∂O of the shape of the target; only its size relative to itself matters.
+    """
+
+    def __init__(self, target: Tensor, gradient: Tensor) -> None:
+        super().__init__(target)
+        # Gradients are around 1e-6, their squares below what float32 adds up well.
+        self.gradient = gradient / gradient.abs().max().clamp_min(torch.finfo(gradient.dtype).tiny)
+
+    @override
+    def __call__(self, output: Tensor, *, keep: int | None = None) -> Tensor:
+        return _mean((output - self.target).mul_(self.gradient).square_(), keep)
+
+
+class Cosine(Objective):
+    """1 − cosine of the angle between o and ô along the last dimension, averaged over the rest (EasyQuant).
+
+    With `keep`, the angle between all that belongs to one index.
+    """
+
+    @override
+    def __call__(self, output: Tensor, *, keep: int | None = None) -> Tensor:
+        if keep is None:
+            return 1 - torch.cosine_similarity(output, self.target, dim=-1).mean()
+        rows, wanted = (x.movedim(keep, 0).flatten(1) for x in (output, self.target))
+        return 1 - torch.cosine_similarity(rows, wanted, dim=-1)
+
+
+def _mean(error: Tensor, keep: int | None) -> Tensor:
+    return error.mean() if keep is None else error.movedim(keep, 0).flatten(1).mean(dim=1)
