@@ -26,7 +26,10 @@ __all__ = ["WRAPPERS", "Tensors", "WeightsFile", "read_weights_file"]
 
 Tensors = dict[str, Tensor]
 
-WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict")
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model_state_dict"),
+    *("model", "state_dict", "model_state_dict"),
+)
 """Names under which training scripts save weights, averaged ones first."""
 
 ARCHITECTURE = "arch"  # where timm's and torchvision's scripts save the model's name

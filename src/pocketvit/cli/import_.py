@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,8 @@ EXAMPLES = """
 `pocketvit import mobilevit_s.pt`
 
 `pocketvit import mobilevitv2-1.5.pt --model mobilevitv2_150_in22k_ft_in1k_384 --out weights/in22k`
+
+`pocketvit import training_checkpoint_last.pt --channels rgb`
 
 `pocketvit build photos/ --model swiftformer_s --pretrained weights/swiftformer_s.safetensors`
 """
@@ -34,6 +36,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    channels: Annotated[
+        Literal["rgb", "bgr"] | None,
+        typer.Option(
+            "--channels",
+            help="Colour order of the images that the weights want. [default: that of the published weights]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Convert official weights (all families in `pocketvit models`), or timm's, to safetensors and JSON.
@@ -43,7 +53,7 @@ def run(
     from pocketvit.backbones.importers import import_checkpoint
     from pocketvit.reporting.imports import import_table
 
-    report = import_checkpoint(file, out=out, model=model).to_dict()
+    report = import_checkpoint(file, out=out, model=model, channels=channels).to_dict()
     if as_json:
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     else:

@@ -107,6 +107,55 @@ def test_a_bgr_file_of_mobilevit_is_imported_for_rgb(original, official, save, t
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("channels", "chans", "reversed_"),
+    [("rgb", 3, False), ("bgr", 3, True), (None, 1, False), (None, 4, False)],
+)
+def test_the_colour_order_can_be_said(original, official, save, tmp_path, channels, chans, reversed_):
+    network = original("mobilevit_xxs", in_chans=chans)
+    path = save(official("mobilevit_xxs", network.state_dict()), wrapper=None)
+    report = import_checkpoint(path, out=tmp_path / "out", channels=channels)
+    stem = network.stem.conv.weight
+    assert torch.equal(load(report).stem.conv.weight, stem.flip(1) if reversed_ else stem)
+    assert any("BGR" in change for change in report.changes) == reversed_
+
+
+def test_any_weights_for_bgr_images_become_weights_for_rgb(original, save, tmp_path):
+    network = original("cas_vit_xs")
+    report = import_checkpoint(save(network.state_dict()), out=tmp_path / "out", channels="bgr")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        ours, theirs = load(report).double()(images), network.double()(images.flip(1))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_training_checkpoint_of_cvnets(original, official, tmp_path, averaged):
+    """With the optimizer's state and counters, as its trainer saves it to go on from."""
+    network = original("mobilevitv2_050")
+    state = official("mobilevitv2_050", network.state_dict())
+    zeros = {key: torch.zeros_like(value) for key, value in state.items()}
+    optimizer = torch.optim.AdamW(network.parameters())
+    content = {
+        "iterations": 7,
+        "epoch": 2,
+        "model_state_dict": zeros if averaged else state,
+        "optim_state_dict": optimizer.state_dict(),
+        "best_metric": 71.5,
+        "gradient_scaler_state_dict": {},
+    }
+    path = tmp_path / "training_checkpoint_last.pt"
+    torch.save(content | ({"ema_state_dict": state} if averaged else {}), path)
+    report = import_checkpoint(path, out=tmp_path / "out")
+    assert (report.model, report.wrapper) == (
+        "mobilevitv2_050",
+        "ema_state_dict" if averaged else "model_state_dict",
+    )
+    assert report.left_out == (["model_state_dict"] if averaged else [])
+    imported = load(report).state_dict()
+    assert all(torch.equal(imported[key], value) for key, value in network.state_dict().items())
+
+
 def test_mobilevitv2_and_timms_mobilevit_are_rgb_already(original, official, save, tmp_path):
     network = original("mobilevit_xxs")
     report = import_checkpoint(save(network.state_dict(), wrapper=None), out=tmp_path / "out")

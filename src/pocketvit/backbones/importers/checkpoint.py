@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pocketvit._version import __version__
 from pocketvit.backbones.factory import create_model
-from pocketvit.backbones.importers.importer import Importer
+from pocketvit.backbones.importers.importer import ChannelOrder, Importer
 from pocketvit.backbones.importers.recognition import recognise
 from pocketvit.backbones.matching import match_tensors
 from pocketvit.backbones.pretrained import classifier_keys
@@ -67,7 +67,13 @@ class ImportReport:
         return asdict(self) | {"file": str(self.file), "source": str(self.source)}
 
 
-def import_checkpoint(path: Path, *, out: Path = Path("weights"), model: str | None = None) -> ImportReport:
+def import_checkpoint(
+    path: Path,
+    *,
+    out: Path = Path("weights"),
+    model: str | None = None,
+    channels: ChannelOrder | None = None,
+) -> ImportReport:
     """Read a checkpoint of an official code base or of timm, and write it in this library's form.
 
     Two files are written to `out`: the weights as safetensors, and JSON that says whose they are, under which
@@ -76,6 +82,8 @@ def import_checkpoint(path: Path, *, out: Path = Path("weights"), model: str | N
     Args:
         path: safetensors, or what `torch.save` wrote; nothing in it is run.
         model: the registered (or timm) name, where the weights fit several or tell none.
+        channels: order of the colours in the images that the weights want; by default that of the code base's
+            published weights. BGR weights become RGB ones: their first convolution is reversed.
 
     Raises:
         CheckpointError: the file is damaged, would run code, or is of no network that is known here; or it
@@ -91,6 +99,7 @@ def import_checkpoint(path: Path, *, out: Path = Path("weights"), model: str | N
     entry = get_entry(asked or importer.variant(converted.tensors))
     network = _network(entry, converted.tensors)
     fitting, dropped = _fitting(file, importer, entry, network, converted.tensors)
+    fitting, reversed_ = _for_rgb(network, fitting, channels, usual=importer.channels)
     target = out / f"{entry.name.replace('/', '_')}.safetensors"
     report = ImportReport(
         file=target,
@@ -107,7 +116,7 @@ def import_checkpoint(path: Path, *, out: Path = Path("weights"), model: str | N
         in_chans=_in_chans(network, fitting),
         matched=len(fitting),
         parts=_parts(network, fitting),
-        changes=[*converted.changes, *dropped],
+        changes=[*converted.changes, *dropped, *reversed_],
     )
     _write(report, entry, fitting)
     return report
@@ -126,9 +135,14 @@ def _num_classes(network: nn.Module, tensors: Tensors) -> int:
     return weight.shape[0] if weight is not None and weight.ndim else 1000
 
 
-def _in_chans(network: nn.Module, tensors: Tensors) -> int:
+def _stem(network: nn.Module) -> str:
+    """Name of the weight that reads the image."""
     name = next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    weight = tensors.get(f"{name}.weight")
+    return f"{name}.weight"
+
+
+def _in_chans(network: nn.Module, tensors: Tensors) -> int:
+    weight = tensors.get(_stem(network))
     return weight.shape[1] if weight is not None and weight.ndim == 4 else 3
 
 
@@ -148,6 +162,22 @@ def _fitting(
         )
     dropped = [f"{len(derived)} tables that the network computes itself were left out."] if derived else []
     return {key: kept[key] for key in own}, dropped
+
+
+def _for_rgb(
+    network: nn.Module, tensors: Tensors, channels: ChannelOrder | None, *, usual: ChannelOrder
+) -> tuple[Tensors, list[str]]:
+    """The tensors for RGB images, and a sentence if that changed them."""
+    stem = tensors[_stem(network)]
+    if (channels or usual) == "rgb" or stem.shape[1] != len(usual):
+        return tensors, []
+    change = (
+        "The stem's input channels were reversed: weights for BGR images became weights for RGB images."
+        if channels
+        else "The stem's input channels were reversed: the published weights want BGR images, the imported "
+        "ones RGB. For weights trained on RGB images (ml-cvnets from version 0.2 on) say so: channels rgb."
+    )
+    return tensors | {_stem(network): stem.flip(1)}, [change]
 
 
 def _parts(network: nn.Module, tensors: Tensors) -> list[dict[str, Any]]:

@@ -78,15 +78,7 @@ def mobilevitv2_variant(tensors: Tensors) -> str:
 
 
 def _convert_v1(tensors: Tensors) -> Converted:
-    """The official weights were trained on BGR images, as OpenCV reads them; this library feeds RGB."""
-    renamed = rename(tensors, _V1)
-    if STEM not in renamed or renamed[STEM].ndim != 4:
-        return Converted(tensors=renamed)
-    change = (
-        "The stem's input channels were reversed: the official MobileViT weights want BGR images, "
-        "the imported ones RGB."
-    )
-    return Converted(tensors=renamed | {STEM: renamed[STEM].flip(1)}, changes=(change,))
+    return Converted(tensors=rename(tensors, _V1))
 
 
 def _convert_v2(tensors: Tensors) -> Converted:
@@ -105,6 +97,7 @@ IMPORTERS = (
         ),
         convert=_convert_v1,
         variant=mobilevit_variant,
+        channels="bgr",  # as OpenCV reads images; since version 0.2 the code itself reads RGB
     ),
     Importer(
         family="MobileViTv2",

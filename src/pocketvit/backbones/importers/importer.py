@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from pocketvit.backbones.weights_file import WRAPPERS, Tensors
 from pocketvit.core.errors import CheckpointError
 
 __all__ = [
+    "ChannelOrder",
     "Converted",
     "Importer",
     "Rule",
@@ -23,6 +25,8 @@ __all__ = [
     "two_classifiers",
     "unchanged",
 ]
+
+ChannelOrder = Literal["rgb", "bgr"]
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 """A regular expression and what takes the place of what it matches, as `re.sub` has them."""
@@ -52,6 +56,7 @@ class Importer:
         convert: from the file's names to this library's.
         variant: the registered name that converted tensors belong to.
         wrappers: which set is taken when a file has several.
+        channels: order of the colours in the images that its published weights want.
         derived: endings of names whose tensors a network computes itself where it does not store them.
     """
 
@@ -62,6 +67,7 @@ class Importer:
     convert: Callable[[Tensors], Converted]
     variant: Callable[[Tensors], str]
     wrappers: tuple[str, ...] = WRAPPERS
+    channels: ChannelOrder = "rgb"
     derived: tuple[str, ...] = ()
 
     def marks_found(self, names: Iterable[str]) -> float:
