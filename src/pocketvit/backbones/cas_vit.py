@@ -24,14 +24,15 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone, Level, make_classifier
-from pocketvit.backbones.layers import Downsample, patch_stem
+from pocketvit.backbones.layers import Downsample, dilate, patch_stem
 from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
-from pocketvit.mixers.convolutional import ConvolutionalAdditiveMixer
+from pocketvit.mixers.registry import MixerFactory, get_mixer
 
 __all__ = ["SPECS", "CASViT", "CASViTSpec", "build"]
 
+MIXER = "convolutional"
 EXPANSION = 4
 
 
@@ -57,6 +58,12 @@ class CASViT(Backbone):
     With an output stride below 32 the last downsamplings become dilated convolutions of stride 1 and the
     depthwise convolutions of their stages are dilated (see `reductions`); neither paper nor official code has
     a rule of its own for this.
+
+    Another mixer stands where the convolutional additive one does, in every block after its first norm, and
+    sees all pixels. Its k×k convolutions are dilated as those of its stage.
+
+    Args:
+        mixer: what makes the token mixers; `None` is the convolutional additive mixer.
     """
 
     block_patterns = (
@@ -66,7 +73,13 @@ class CASViT(Backbone):
     )
 
     def __init__(
-        self, spec: CASViTSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+        self,
+        spec: CASViTSpec,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        mixer: MixerFactory | None = None,
     ) -> None:
         names = tuple(f"network.{index}" for index in (0, 2, 4, 6))
         super().__init__(
@@ -78,10 +91,11 @@ class CASViT(Backbone):
         )
         self.patch_embed = patch_stem(in_chans, spec.widths[0])
         c, *deep = spec.widths
-        self.network = nn.Sequential(_stage(c, depth=spec.depths[0]))
+        stage = partial(_stage, mixer=mixer or get_mixer(MIXER))
+        self.network = nn.Sequential(stage(c, depth=spec.depths[0]))
         for chans, depth, step in zip(deep, spec.depths[1:], reductions(output_stride), strict=True):
             self.network.append(Downsample(c, chans, stride=step.stride, dilation=step.first))
-            self.network.append(_stage(chans, depth=depth, dilation=step.dilation))
+            self.network.append(stage(chans, depth=depth, dilation=step.dilation))
             c = chans
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = make_classifier(self.num_features, num_classes)
@@ -99,18 +113,18 @@ class CASViT(Backbone):
         return self.norm(x)
 
 
-def _stage(chans: int, *, depth: int, dilation: int = 1) -> nn.Sequential:
-    return nn.Sequential(*(AdditiveBlock(chans, dilation=dilation) for _ in range(depth)))
+def _stage(chans: int, *, depth: int, mixer: MixerFactory, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(*(AdditiveBlock(chans, mixer=mixer, dilation=dilation) for _ in range(depth)))
 
 
 class AdditiveBlock(nn.Module):
     """Integration, token mixer, MLP; each with a skip (section 3.3)."""
 
-    def __init__(self, chans: int, *, dilation: int = 1) -> None:
+    def __init__(self, chans: int, *, mixer: MixerFactory, dilation: int = 1) -> None:
         super().__init__()
         self.local_perception = _LocalIntegration(chans, dilation)
         self.norm1 = nn.BatchNorm2d(chans)
-        self.attn = ConvolutionalAdditiveMixer(dim=chans, dilation=dilation)
+        self.attn = dilate(mixer(chans), dilation)
         self.drop_path = DropPath()
         self.norm2 = nn.BatchNorm2d(chans)
         self.mlp = _Mlp(chans, EXPANSION * chans)
@@ -151,7 +165,13 @@ def build(spec: CASViTSpec, options: BuildOptions = DEFAULTS) -> Callable[[int, 
     """What makes the network of a spec from (number of classes, input channels)."""
 
     def make(num_classes: int, in_chans: int) -> CASViT:
-        return CASViT(spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride)
+        return CASViT(
+            spec,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            output_stride=options.output_stride,
+            mixer=options.mixer_factory,
+        )
 
     return make
 
@@ -173,6 +193,7 @@ def _entry(name: str, spec: CASViTSpec, *, size: int, crop: float) -> ModelEntry
         hub=None,
         build=build(spec),
         configure=partial(build, spec),
+        mixer=MIXER,
     )
 
 

@@ -14,6 +14,7 @@ from pocketvit.backbones.options import DEFAULTS, BuildOptions
 from pocketvit.backbones.pretrained import load_pretrained
 from pocketvit.backbones.registry import ModelEntry, get_entry
 from pocketvit.core.errors import CheckpointError, ConfigError
+from pocketvit.mixers.registry import MixerFactory
 
 __all__ = ["create_model"]
 
@@ -30,6 +31,7 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     output_stride: int = 32,
     official_resize: bool = False,
+    mixer: str | MixerFactory | None = None,
 ) -> nn.Module:
     """Build a model by name: a registered one, any `mobilevitv2` width, or any timm model.
 
@@ -47,16 +49,27 @@ def create_model(
             in 8×8 positions instead of 7×7. Exact sizes are the default because they are what detection and
             segmentation heads rely on; at the published sizes, 256 and 384 px, both are the same. timm's own
             implementations always compute what timm computes.
+        mixer: another token mixer at every place where the network has its own: a name of `list_mixers`, or
+            what makes one from its number of channels (a module of `(B, C, H, W)` to the same shape). The
+            docstring of each family's network says where that is.
 
     Raises:
-        ConfigError: the model has no such output stride, or `out_indices` without `features_only`.
-        UnknownNameError: there is no such model.
+        ConfigError: the model has no such output stride, or no mixer that another could replace; `pretrained`
+            with another mixer; or `out_indices` without `features_only`.
+        UnknownNameError: there is no such model or mixer.
         CheckpointError: `pretrained`, but there are no published weights or they cannot be fetched.
     """
     if out_indices is not None and not features_only:
         raise ConfigError("out_indices chooses feature maps, but features_only is not set.")
     entry = get_entry(name)
-    options = BuildOptions(output_stride=output_stride, official_resize=official_resize)
+    options = entry.settle(
+        BuildOptions(output_stride=output_stride, official_resize=official_resize, mixer=mixer)
+    )
+    if pretrained and options.mixer is not None:
+        raise ConfigError(
+            f"The published weights of {name} are for its own mixer, {entry.mixer}.",
+            fix="Leave out `pretrained`, or the mixer.",
+        )
     levels = _levels(out_indices)
     if features_only and entry.timm_name:
         return _timm_features(entry, options, levels=levels, in_chans=in_chans, pretrained=pretrained)

@@ -1,10 +1,10 @@
-"""Convolution with batch normalisation: the layer between the mixers."""
+"""Layers between the mixers: convolutions with batch normalisation."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["ConvNorm", "Downsample", "patch_stem"]
+__all__ = ["ConvNorm", "Downsample", "dilate", "patch_stem"]
 
 
 class ConvNorm(nn.Module):
@@ -69,3 +69,16 @@ def patch_stem(in_chans: int, out_chans: int) -> nn.Sequential:
         nn.BatchNorm2d(out_chans),
         nn.ReLU(inplace=True),
     )
+
+
+def dilate(module: nn.Module, dilation: int) -> nn.Module:
+    """Move the pixels under neighbouring weights apart in every k×k convolution of `module`, in place.
+
+    Maps keep their size, and `module` is returned.
+    """
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
+            conv.dilation = tuple(dilation * step for step in conv.dilation)
+            if not isinstance(conv.padding, str):  # "same" looks at the dilation itself
+                conv.padding = tuple(dilation * pixels for pixels in conv.padding)
+    return module

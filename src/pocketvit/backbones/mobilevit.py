@@ -17,9 +17,11 @@ stride  layers                                      channels, {transformer width
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,7 @@ from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
 from pocketvit.mixers.patches import fold, unfold, whole_patches
+from pocketvit.mixers.registry import MixerFactory
 from pocketvit.mixers.softmax import SoftmaxAttention
 
 __all__ = [
@@ -44,7 +47,6 @@ __all__ = [
 ]
 
 PATCH = 2
-HEADS = 4
 BYOBNET_BLOCKS = ((r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,)))
 
 
@@ -73,13 +75,23 @@ class MobileViT(Backbone):
     With an output stride below 32 only the depthwise convolutions of inverted residuals are dilated, as in
     the official code; timm dilates the 3×3 convolution that opens a MobileViT block too, so it computes other
     features from the same weights.
+
+    Args:
+        mixer: what makes the token mixers; `None` is softmax attention. See `MobileViTMixerBlock` for where
+            another stands.
     """
 
     classifiers = ("head.fc",)
     block_patterns = BYOBNET_BLOCKS
 
     def __init__(
-        self, spec: MobileViTSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+        self,
+        spec: MobileViTSpec,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        mixer: MixerFactory | None = None,
     ) -> None:
         widths = (*spec.widths[1:4], spec.features)
         names = ("stages.1", "stages.2", "stages.3", "final_conv")
@@ -91,6 +103,7 @@ class MobileViT(Backbone):
             output_stride=output_stride,
         )
         residual = partial(InvertedResidual, expansion=spec.expansion)
+        block = MobileViTBlock if mixer is None else partial(MobileViTMixerBlock, mixer=mixer)
         c1, c2, *_ = spec.widths
         self.stem = ConvNorm(in_chans, spec.stem, kernel=3, stride=2, act=nn.SiLU(inplace=True))
         self.stages = nn.Sequential(
@@ -101,7 +114,7 @@ class MobileViT(Backbone):
         rows = zip(spec.widths[2:], spec.dims, spec.depths, reductions(output_stride), strict=True)
         for c, dim, depth, step in rows:
             shrink = residual(c_in, c, stride=step.stride, dilation=step.first)
-            self.stages.append(nn.Sequential(shrink, MobileViTBlock(c, dim=dim, depth=depth)))
+            self.stages.append(nn.Sequential(shrink, block(c, dim=dim, depth=depth)))
             c_in = c
         self.final_conv = ConvNorm(c_in, spec.features, act=nn.SiLU(inplace=True))
         self.head = PooledHead(spec.features, num_classes)
@@ -145,22 +158,14 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_skip else y
 
 
-class MobileViTBlock(nn.Module):
-    """Convolutions, a transformer over the pixels at the same place of each 2×2 patch, fusion (section 3.1).
+class _Block(nn.Module, ABC):
+    """What stands around the transformer: convolutions before it, fusion after it."""
 
-    Where H or W is odd the transformer sees the map resized up to even, and its output is resized back, as in
-    the official code. The published weights were trained so (160 and 288 px are among their training sizes)
-    and the block keeps its size, so there is no reason to differ.
-
-    Shape:
-        `(B, chans, H, W)` to `(B, chans, H, W)`.
-    """
-
-    def __init__(self, chans: int, *, dim: int, depth: int) -> None:
+    def __init__(self, chans: int, *, dim: int, layers: Iterable[nn.Module]) -> None:
         super().__init__()
         self.conv_kxk = ConvNorm(chans, chans, kernel=3, act=nn.SiLU(inplace=True))
         self.conv_1x1 = nn.Conv2d(chans, dim, 1, bias=False)
-        self.transformer = nn.Sequential(*(TransformerLayer(dim) for _ in range(depth)))
+        self.transformer = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(dim)
         self.conv_proj = ConvNorm(dim, chans, act=nn.SiLU(inplace=True))
         self.conv_fusion = ConvNorm(2 * chans, chans, kernel=3, act=nn.SiLU(inplace=True))
@@ -175,24 +180,87 @@ class MobileViTBlock(nn.Module):
         if even != (H, W):
             x = F.interpolate(x, size=even, mode="bilinear", align_corners=False)
         tokens = unfold(x, patch=PATCH).flatten(0, 1)  # (B·P, N, dim)
-        tokens = self.norm(self.transformer(tokens)).unflatten(0, (-1, PATCH**2))
-        x = fold(tokens, patch=PATCH, size=even)
+        height, width = even
+        tokens = self.transform(tokens, (height // PATCH, width // PATCH))
+        x = fold(self.norm(tokens).unflatten(0, (-1, PATCH**2)), patch=PATCH, size=even)
         return x if even == (H, W) else F.interpolate(x, size=(H, W), mode="bilinear", align_corners=False)
 
+    @abstractmethod
+    def transform(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Token sets `(sets, N, dim)` through the layers; the N tokens of a set are a map of `size`."""
 
-class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer on token sets `(sets, N, dim)`, hidden width twice `dim`."""
 
-    def __init__(self, dim: int) -> None:
+class MobileViTBlock(_Block):
+    """Convolutions, a transformer over the pixels at the same place of each 2×2 patch, fusion (section 3.1).
+
+    Where H or W is odd the transformer sees the map resized up to even, and its output is resized back, as in
+    the official code. The published weights were trained so (160 and 288 px are among their training sizes)
+    and the block keeps its size, so there is no reason to differ.
+
+    Shape:
+        `(B, chans, H, W)` to `(B, chans, H, W)`.
+    """
+
+    def __init__(self, chans: int, *, dim: int, depth: int) -> None:
+        attentions = (SoftmaxAttention(dim=dim, patch=PATCH) for _ in range(depth))
+        super().__init__(chans, dim=dim, layers=(TransformerLayer(dim, attn=attn) for attn in attentions))
+
+    def transform(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.transformer(tokens)
+
+
+class MobileViTMixerBlock(_Block):
+    """`MobileViTBlock` with another mixer in the place of softmax attention.
+
+    In every layer the mixer reads what attention reads, after the layer's first norm, and sees the pixels
+    that see each other there: those at the same place of each 2×2 patch. They are a map of half the height
+    and width, so four such maps an image go through the mixer side by side.
+
+    Args:
+        mixer: what makes the mixer of each layer.
+
+    Shape:
+        `(B, chans, H, W)` to `(B, chans, H, W)`.
+    """
+
+    def __init__(self, chans: int, *, dim: int, depth: int, mixer: MixerFactory) -> None:
+        mixers = (mixer(dim) for _ in range(depth))
+        super().__init__(chans, dim=dim, layers=(MixerLayer(dim, attn=attn) for attn in mixers))
+
+    def transform(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.transformer(tokens.unflatten(1, size)).flatten(1, 2)
+
+
+class _Layer(nn.Module, ABC):
+    """Pre-norm transformer layer on channels last, hidden width twice `dim`."""
+
+    def __init__(self, dim: int, *, attn: nn.Module) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = SoftmaxAttention(dim=dim, heads=HEADS, patch=PATCH)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = _FeedForward(dim, 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn.forward_tokens(self.norm1(x))
+        x = x + self.mix(self.norm1(x))
         return x + self.mlp(self.norm2(x))
+
+    @abstractmethod
+    def mix(self, x: Tensor) -> Tensor: ...
+
+
+class TransformerLayer(_Layer):
+    """Pre-norm transformer layer on token sets `(sets, N, dim)`."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        return cast(SoftmaxAttention, self.attn).forward_tokens(x)
+
+
+class MixerLayer(_Layer):
+    """The same layer on maps with the channels last, `(sets, H, W, dim)`, around a mixer of maps."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.attn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class _FeedForward(nn.Module):
@@ -238,7 +306,11 @@ def build(spec: MobileViTSpec, options: BuildOptions = DEFAULTS) -> Callable[[in
 
     def make(num_classes: int, in_chans: int) -> MobileViT:
         return MobileViT(
-            spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
+            spec,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            output_stride=options.output_stride,
+            mixer=options.mixer_factory,
         )
 
     return make
@@ -258,6 +330,7 @@ register(
             hub=f"{name}.cvnets_in1k",
             build=build(spec),
             configure=partial(build, spec),
+            mixer="softmax",
         )
         for name, spec in SPECS.items()
     )

@@ -17,7 +17,7 @@ stride  layers                                        channels × width
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -27,12 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketvit.backbones.base import Backbone, Level
-from pocketvit.backbones.layers import ConvNorm
+from pocketvit.backbones.layers import ConvNorm, dilate
 from pocketvit.backbones.mobilevit import BYOBNET_BLOCKS, InvertedResidual, PooledHead, init_byobnet
 from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register, register_pattern
 from pocketvit.mixers.patches import fold_channels, unfold_channels, whole_patches
+from pocketvit.mixers.patchwise import PatchwiseMixer
+from pocketvit.mixers.registry import MixerFactory
 from pocketvit.mixers.separable import SeparableSelfAttention
 
 __all__ = ["MobileViTV2", "MobileViTV2Spec", "ResizeToPatches", "build"]
@@ -76,6 +78,8 @@ class MobileViTV2(Backbone):
     Args:
         resize: what stands before each MobileViTv2 block: nothing, or `ResizeToPatches` for official results
             on odd maps (see `MobileViTV2Block`). It has no weights.
+        mixer: what makes the token mixers; `None` is separable attention. See `MobileViTV2MixerBlock` for
+            where another stands.
     """
 
     classifiers = ("head.fc",)
@@ -89,6 +93,7 @@ class MobileViTV2(Backbone):
         in_chans: int = 3,
         output_stride: int = 32,
         resize: Callable[[], nn.Module] = nn.Identity,
+        mixer: MixerFactory | None = None,
     ) -> None:
         c1, c2, *deep = spec.widths
         names = ("stages.1", "stages.2", "stages.3", "stages.4")
@@ -100,6 +105,7 @@ class MobileViTV2(Backbone):
             output_stride=output_stride,
         )
         residual = partial(InvertedResidual, expansion=2)
+        block = MobileViTV2Block if mixer is None else partial(MobileViTV2MixerBlock, mixer=mixer)
         self.stem = ConvNorm(in_chans, spec.stem, kernel=3, stride=2, act=nn.SiLU(inplace=True))
         self.stages = nn.Sequential(
             nn.Sequential(residual(spec.stem, c1)),
@@ -108,8 +114,8 @@ class MobileViTV2(Backbone):
         c_in = c2
         for c, dim, depth, step in zip(deep, spec.dims, spec.depths, reductions(output_stride), strict=True):
             shrink = residual(c_in, c, stride=step.stride, dilation=step.first)
-            block = MobileViTV2Block(c, dim=dim, depth=depth, dilation=step.dilation, resize=resize())
-            self.stages.append(nn.Sequential(shrink, block))
+            mix = block(c, dim=dim, depth=depth, dilation=step.dilation, resize=resize())
+            self.stages.append(nn.Sequential(shrink, mix))
             c_in = c
         self.head = PooledHead(c_in, num_classes)
         init_byobnet(self)
@@ -120,7 +126,38 @@ class MobileViTV2(Backbone):
         return (self.stem, first, second), (third,), (fourth,), (fifth,)
 
 
-class MobileViTV2Block(nn.Module):
+class _Block(nn.Module):
+    """Depthwise convolution, layers on the feature map, projection.
+
+    Args:
+        layers: map `(B, dim, H, W)` to the same shape.
+        dilation: of the depthwise convolution.
+        resize: module that the input passes first.
+    """
+
+    def __init__(
+        self, chans: int, *, dim: int, layers: Iterable[nn.Module], dilation: int, resize: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.resize = resize or nn.Identity()
+        self.conv_kxk = ConvNorm(
+            chans, chans, kernel=3, dilation=dilation, groups=chans, act=nn.SiLU(inplace=True)
+        )
+        self.conv_1x1 = nn.Conv2d(chans, dim, 1, bias=False)
+        self.transformer = nn.Sequential(*layers)
+        self.norm = nn.GroupNorm(1, dim)
+        self.conv_proj = ConvNorm(dim, chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_1x1(self.conv_kxk(self.resize(x)))
+        return self.conv_proj(self.transform(x))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Map `(B, dim, H, W)` through the layers and the norm."""
+        return self.norm(self.transformer(x))
+
+
+class MobileViTV2Block(_Block):
     """Depthwise convolution, then separable attention over the pixels at the same place of each 2×2 patch.
 
     Where H or W is odd, the patches at the border hold fewer pixels, so the four token sets differ in size;
@@ -141,21 +178,10 @@ class MobileViTV2Block(nn.Module):
     def __init__(
         self, chans: int, *, dim: int, depth: int, dilation: int = 1, resize: nn.Module | None = None
     ) -> None:
-        super().__init__()
-        self.resize = resize or nn.Identity()
-        self.conv_kxk = ConvNorm(
-            chans, chans, kernel=3, dilation=dilation, groups=chans, act=nn.SiLU(inplace=True)
-        )
-        self.conv_1x1 = nn.Conv2d(chans, dim, 1, bias=False)
-        self.transformer = nn.Sequential(*(SeparableLayer(dim) for _ in range(depth)))
-        self.norm = nn.GroupNorm(1, dim)
-        self.conv_proj = ConvNorm(dim, chans)
+        layers = (SeparableLayer(dim) for _ in range(depth))
+        super().__init__(chans, dim=dim, layers=layers, dilation=dilation, resize=resize)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_1x1(self.conv_kxk(self.resize(x)))
-        return self.conv_proj(self._global(x))
-
-    def _global(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         _, _, H, W = x.shape
         if whole_patches(x, patch=PATCH) == (H, W):  # faster: unfold once instead of in every layer
             tokens = self.norm(self.transformer(unfold_channels(x, patch=PATCH)))
@@ -163,6 +189,37 @@ class MobileViTV2Block(nn.Module):
         for layer in self.transformer:
             x = cast(SeparableLayer, layer).forward_map(x)
         return self.norm(x)
+
+
+class MobileViTV2MixerBlock(_Block):
+    """`MobileViTV2Block` with another mixer in the place of separable attention.
+
+    In every layer the mixer reads what attention reads, after the layer's first norm, and sees the pixels
+    that see each other there: those at the same place of each 2×2 patch (see `PatchwiseMixer`), at any H and
+    W.
+
+    Args:
+        mixer: what makes the mixer of each layer; its k×k convolutions are dilated too.
+        dilation: of the depthwise convolution.
+        resize: module that the input passes first.
+
+    Shape:
+        `(B, chans, H, W)` to `(B, chans, H, W)`; with `ResizeToPatches`, H and W rounded up to even.
+    """
+
+    def __init__(
+        self,
+        chans: int,
+        *,
+        dim: int,
+        depth: int,
+        mixer: MixerFactory,
+        dilation: int = 1,
+        resize: nn.Module | None = None,
+    ) -> None:
+        mixers = (PatchwiseMixer(dilate(mixer(dim), dilation), patch=PATCH) for _ in range(depth))
+        layers = (MixerLayer(dim, attn=attn) for attn in mixers)
+        super().__init__(chans, dim=dim, layers=layers, dilation=dilation, resize=resize)
 
 
 class ResizeToPatches(nn.Module):
@@ -176,27 +233,39 @@ class ResizeToPatches(nn.Module):
         return F.interpolate(x, size=even, mode="bilinear", align_corners=True)
 
 
-class SeparableLayer(nn.Module):
-    """Pre-norm transformer layer with separable attention, hidden width twice `dim`."""
+class MixerLayer(nn.Module):
+    """Pre-norm transformer layer around a mixer of maps, hidden width twice `dim`."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, attn: nn.Module) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(1, dim)
-        self.attn = SeparableSelfAttention(dim=dim, patch=PATCH)
+        self.attn = attn
         self.norm2 = nn.GroupNorm(1, dim)
         self.mlp = _FeedForward(dim, 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, dim, H, W)` to the same shape."""
+        return self.with_skips(x, self.attn)
+
+    def with_skips(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        """The layer with `mix` for its mixer."""
+        x = x + mix(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class SeparableLayer(MixerLayer):
+    """The same layer with separable attention, which also takes tokens already unfolded."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, attn=SeparableSelfAttention(dim=dim, patch=PATCH))
+
+    def forward(self, x: Tensor) -> Tensor:
         """Map token sets `(B, dim, P, N)` to the same shape."""
-        return self._with_skips(x, self.attn.forward_tokens)
+        return self.with_skips(x, cast(SeparableSelfAttention, self.attn).forward_tokens)
 
     def forward_map(self, x: Tensor) -> Tensor:
         """The same for feature maps `(B, dim, H, W)` of any size."""
-        return self._with_skips(x, self.attn)
-
-    def _with_skips(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
-        x = x + mix(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return self.with_skips(x, self.attn)
 
 
 class _FeedForward(nn.Module):
@@ -220,6 +289,7 @@ def build(spec: MobileViTV2Spec, options: BuildOptions = DEFAULTS) -> Callable[[
             in_chans=in_chans,
             output_stride=options.output_stride,
             resize=ResizeToPatches if options.official_resize else nn.Identity,
+            mixer=options.mixer_factory,
         )
 
     return make
@@ -242,6 +312,7 @@ def _entry(
         hub=f"{name}.{hub_tag}" if hub_tag else None,
         build=build(spec),
         configure=partial(build, spec),
+        mixer="separable",
     )
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen about a network besides its name: its output stride and how it treats odd maps."""
+"""What can be chosen about a network besides its name: output stride, treatment of odd maps, token mixer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from pocketvit.core.errors import ConfigError
 from pocketvit.core.names import unknown_name
+from pocketvit.mixers.registry import MixerFactory, get_mixer
 
 __all__ = ["DEFAULTS", "OUTPUT_STRIDES", "BuildOptions", "Reduction", "reductions"]
 
@@ -25,13 +26,17 @@ class BuildOptions:
             place of the last downsamplings (see `reductions`).
         official_resize: compute what the official code computes also where that makes a level larger than
             ceil(H / stride). Only MobileViTv2 differs, and only where a map is odd; see `MobileViTV2Block`.
+        mixer: the token mixer in place of the network's own: a name of `list_mixers`, or what makes one from
+            its number of channels.
 
     Raises:
         ConfigError: a network cannot have this output stride.
+        UnknownNameError: there is no such mixer.
     """
 
     output_stride: int = 32
     official_resize: bool = False
+    mixer: str | MixerFactory | None = None
 
     def __post_init__(self) -> None:
         if self.output_stride not in OUTPUT_STRIDES:
@@ -39,9 +44,25 @@ class BuildOptions:
                 f"The output stride cannot be {self.output_stride}.",
                 fix="Choose 8, 16 or 32.",
             )
+        if isinstance(self.mixer, str):
+            get_mixer(self.mixer)
+
+    @property
+    def mixer_factory(self) -> MixerFactory | None:
+        """What makes the mixers; `None` is the network's own."""
+        return get_mixer(self.mixer) if isinstance(self.mixer, str) else self.mixer
 
     def to_dict(self) -> dict[str, Any]:
-        """The options that are not at their defaults, for JSON and as arguments of `create_model`."""
+        """The options that are not at their defaults, for JSON and as arguments of `create_model`.
+
+        Raises:
+            ConfigError: the mixer has no name.
+        """
+        if callable(self.mixer):
+            raise ConfigError(
+                f"The mixer {self.mixer} has no name under which a file could mention it.",
+                fix="Name it with `pocketvit.mixers.register_mixer` and give the name.",
+            )
         return {
             option.name: value
             for option in fields(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ class ModelEntry:
         any_size: whether it takes images of other sizes than `preprocessing` says.
         timm_name: its name in timm, where the network is timm's own implementation.
         configure: what `build` is under given options; `None` if the model can only be built as it is.
+        mixer: name of its own token mixer, if another can take its place.
     """
 
     name: str
@@ -47,13 +48,31 @@ class ModelEntry:
     build: Callable[[int, int], nn.Module]
     timm_name: str | None = None
     configure: Callable[[BuildOptions], Callable[[int, int], nn.Module]] | None = None
+    mixer: str | None = None
+
+    def settle(self, options: BuildOptions) -> BuildOptions:
+        """The same options, with no mixer where that is the model's own.
+
+        Raises:
+            ConfigError: a mixer, and the model has none that it could replace.
+        """
+        if options.mixer is None:
+            return options
+        if self.mixer is None:
+            families = sorted({entry.family for entry in _entries.values() if entry.mixer})
+            raise ConfigError(
+                f"'{self.name}' has no token mixer that another could replace.",
+                fix=f"Choose a model of one of the families {', '.join(families)}.",
+            )
+        return replace(options, mixer=None) if options.mixer == self.mixer else options
 
     def build_with(self, options: BuildOptions) -> Callable[[int, int], nn.Module]:
         """What makes the network under these options from (number of classes, input channels).
 
         Raises:
-            ConfigError: the options are not the defaults, and the model has none.
+            ConfigError: the model has no such options.
         """
+        options = self.settle(options)
         if options == DEFAULTS:
             return self.build
         if self.configure is None:

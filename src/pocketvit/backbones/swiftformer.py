@@ -26,14 +26,15 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone, Level, make_classifier
-from pocketvit.backbones.layers import Downsample, patch_stem
+from pocketvit.backbones.layers import Downsample, dilate, patch_stem
 from pocketvit.backbones.options import DEFAULTS, BuildOptions, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
-from pocketvit.mixers.additive import EfficientAdditiveAttention
+from pocketvit.mixers.registry import MixerFactory, get_mixer
 
 __all__ = ["SwiftFormer", "SwiftFormerSpec", "build"]
 
+MIXER = "additive"
 EXPANSION = 4
 
 
@@ -62,6 +63,13 @@ class SwiftFormer(Backbone):
     With an output stride below 32 the last downsamplings become dilated convolutions of stride 1 and the
     depthwise convolutions of their stages are dilated (see `reductions`); neither paper nor official code has
     a rule of its own for this.
+
+    Another mixer stands where efficient additive attention does, in the last block of each stage, and reads
+    what that reads: the output of the local representation, all pixels, no norm in between. The learned
+    factors after it start at 1e-5 as ever. Its k×k convolutions are dilated as those of its stage.
+
+    Args:
+        mixer: what makes the token mixers; `None` is efficient additive attention.
     """
 
     classifiers = ("head", "head_dist")
@@ -72,7 +80,13 @@ class SwiftFormer(Backbone):
     )
 
     def __init__(
-        self, spec: SwiftFormerSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+        self,
+        spec: SwiftFormerSpec,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        mixer: MixerFactory | None = None,
     ) -> None:
         names = tuple(f"stages.{index}" for index in range(4))
         super().__init__(
@@ -85,10 +99,11 @@ class SwiftFormer(Backbone):
         self.distilled_training = False
         self.stem = patch_stem(in_chans, spec.widths[0])
         c, *deep = spec.widths
-        self.stages = nn.Sequential(_Stage(nn.Identity(), c, depth=spec.depths[0]))
+        stage = partial(_Stage, mixer=mixer or get_mixer(MIXER))
+        self.stages = nn.Sequential(stage(nn.Identity(), c, depth=spec.depths[0]))
         for chans, depth, step in zip(deep, spec.depths[1:], reductions(output_stride), strict=True):
             downsample = Downsample(c, chans, stride=step.stride, dilation=step.first)
-            self.stages.append(_Stage(downsample, chans, depth=depth, dilation=step.dilation))
+            self.stages.append(stage(downsample, chans, depth=depth, dilation=step.dilation))
             c = chans
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = make_classifier(self.num_features, num_classes)
@@ -121,11 +136,13 @@ class SwiftFormer(Backbone):
 
 
 class _Stage(nn.Module):
-    def __init__(self, downsample: nn.Module, chans: int, *, depth: int, dilation: int = 1) -> None:
+    def __init__(
+        self, downsample: nn.Module, chans: int, *, depth: int, mixer: MixerFactory, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.downsample = downsample
         convs = (ConvEncoder(chans, hidden=EXPANSION * chans, dilation=dilation) for _ in range(depth - 1))
-        self.blocks = nn.Sequential(*convs, Encoder(chans, dilation=dilation))
+        self.blocks = nn.Sequential(*convs, Encoder(chans, mixer=mixer, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
@@ -150,12 +167,12 @@ class ConvEncoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Local representation, efficient additive attention, MLP; each with a skip, the last two scaled."""
+    """Local representation, token mixer, MLP; each with a skip, the last two scaled."""
 
-    def __init__(self, chans: int, *, dilation: int = 1) -> None:
+    def __init__(self, chans: int, *, mixer: MixerFactory, dilation: int = 1) -> None:
         super().__init__()
         self.local_representation = ConvEncoder(chans, hidden=chans, dilation=dilation)
-        self.attn = EfficientAdditiveAttention(dim=chans)
+        self.attn = dilate(mixer(chans), dilation)
         self.linear = _Mlp(chans, EXPANSION * chans)
         self.drop_path = DropPath()
         self.layer_scale_1 = _LayerScale(chans, 1e-5)
@@ -195,7 +212,11 @@ def build(spec: SwiftFormerSpec, options: BuildOptions = DEFAULTS) -> Callable[[
 
     def make(num_classes: int, in_chans: int) -> SwiftFormer:
         return SwiftFormer(
-            spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
+            spec,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            output_stride=options.output_stride,
+            mixer=options.mixer_factory,
         )
 
     return make
@@ -219,6 +240,7 @@ register(
             hub=f"{name}.dist_in1k",
             build=build(spec),
             configure=partial(build, spec),
+            mixer=MIXER,
         )
         for name, spec in SPECS.items()
     )

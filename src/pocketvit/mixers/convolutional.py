@@ -22,19 +22,18 @@ class ConvolutionalAdditiveMixer(nn.Module):
 
     Args:
         dim: channels C.
-        dilation: of the depthwise convolutions.
 
     Shape:
         `(B, C, H, W)` to `(B, C, H, W)`.
     """
 
-    def __init__(self, *, dim: int, dilation: int = 1) -> None:
+    def __init__(self, *, dim: int) -> None:
         super().__init__()
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
-        self.oper_q = nn.Sequential(_SpatialGate(dim, dilation), _ChannelGate(dim))
-        self.oper_k = nn.Sequential(_SpatialGate(dim, dilation), _ChannelGate(dim))
-        self.dwc = nn.Conv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim)
-        self.proj = nn.Conv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim)
+        self.oper_q = nn.Sequential(_SpatialGate(dim), _ChannelGate(dim))
+        self.oper_k = nn.Sequential(_SpatialGate(dim), _ChannelGate(dim))
+        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of a feature map."""
@@ -43,10 +42,10 @@ class ConvolutionalAdditiveMixer(nn.Module):
 
 
 class _SpatialGate(nn.Module):
-    def __init__(self, dim: int, dilation: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim),
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
             nn.BatchNorm2d(dim),
             nn.ReLU(inplace=True),
             nn.Conv2d(dim, 1, 1, bias=False),

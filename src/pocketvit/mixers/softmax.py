@@ -24,14 +24,14 @@ class SoftmaxAttention(nn.Module):
 
     Args:
         dim: channels C.
-        heads: number of heads; divides C.
+        heads: number of heads, 4 as in MobileViT; divides C.
         patch: patch side p; divides H and W. 1 is attention between all pixels.
 
     Shape:
         `(B, C, H, W)` to `(B, C, H, W)`.
     """
 
-    def __init__(self, *, dim: int, heads: int, patch: int = 1) -> None:
+    def __init__(self, *, dim: int, heads: int = 4, patch: int = 1) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"{heads} heads do not divide {dim} channels.")
