@@ -28,10 +28,8 @@ ALWAYS = (*QUICK.values(), *BASELINES)
 OURS = [name for name in QUICK.values() if "timm" not in get_entry(name).code_licence]
 
 # Promises that a model cannot keep. Each must really be broken: one that is kept fails here.
-ONE_SIZE = "its position biases belong to 224 px images in timm's implementation"
 NO_LEVELS = "a plain vision transformer has stride 16 throughout"
 BROKEN = {
-    **{(name, "odd size"): ONE_SIZE for name in list_models("efficientformer*")},
     **{(name, "odd size"): "it is built for 224 px images" for name in list_models("deit_*")},
     **{(name, "features"): NO_LEVELS for name in list_models("deit_*")},
 }

@@ -35,9 +35,10 @@ RESOLUTIONS = (256, 224, 192, 160, 128, 96, 64)
 _VARIANT = re.compile(r"(_in22k_ft_in1k)?(_384)?$")
 """How the registry marks other weights of the same architecture."""
 
-NOT_CHOSEN = {"baseline", "mobile_former"}
-"""Families never chosen on their own: those to compare with, and Mobile-Former, whose many small operations
-make its MACs say little about its speed, which has not been measured here yet."""
+NOT_CHOSEN = {"baseline", "efficientformerv2", "mobile_former"}
+"""Families never chosen on their own: those to compare with, and those whose MACs say little about their
+speed: EfficientFormerV2 is slower in ONNX Runtime than the others at equal MACs, and Mobile-Former, of many
+small operations, has not been measured here yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
