@@ -93,6 +93,14 @@ class QuantizedNetwork(nn.Module):
                     return reader if isinstance(reader, Operator) else None
         return None
 
+    def producer(self, operand: Operand) -> Operator | None:
+        """The operator that computed the numbers an operand reads; `None` if no operator did."""
+        for node in self.graph_module.graph.nodes:
+            if node.name == self.sources[operand] and node.op == "call_module":
+                found = self.graph_module.get_submodule(str(node.target))
+                return found if isinstance(found, Operator) else None
+        return None
+
     def readers_of(self, operand: Operand) -> list[Operand]:
         """All operands that read the same numbers, itself included."""
         source = self.sources[operand]
