@@ -79,7 +79,8 @@ def test_timm_builds_it():
 
 def test_timm_knows_every_variant_and_the_384_tag():
     assert timm.list_models("cas_vit_*") == ["cas_vit_m", "cas_vit_s", "cas_vit_t", "cas_vit_xs"]
-    assert timm.get_pretrained_cfg("cas_vit_m.in1k_384").input_size == (3, 384, 384)
+    larger = timm.get_pretrained_cfg("cas_vit_m.in1k_384")
+    assert (larger.input_size, larger.crop_mode) == ((3, 384, 384), "squash")
 
 
 def test_timm_features_and_pooling_options():

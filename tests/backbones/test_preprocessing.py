@@ -1,4 +1,7 @@
 import json
+from dataclasses import replace
+
+import pytest
 
 from pocketvit.backbones import Preprocessing
 
@@ -14,8 +17,21 @@ def test_describe_is_the_pipeline_in_one_line():
     )
 
 
-def test_survives_json():
-    assert Preprocessing.from_dict(json.loads(json.dumps(PREPROCESSING.to_dict()))) == PREPROCESSING
+def test_describe_says_when_images_are_squashed():
+    squashed = replace(PREPROCESSING, crop_mode="squash", crop=1.0)
+    assert squashed.describe().startswith("decode rgb | squash to 64×64 bicubic | centre crop 64 | scale to")
+
+
+def test_what_was_written_before_there_were_crop_modes_is_centred():
+    values = PREPROCESSING.to_dict()
+    assert values.pop("crop_mode") == "center"
+    assert Preprocessing.from_dict(values) == PREPROCESSING
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_survives_json(crop_mode):
+    rules = replace(PREPROCESSING, crop_mode=crop_mode)
+    assert Preprocessing.from_dict(json.loads(json.dumps(rules.to_dict()))) == rules
 
 
 def test_at_changes_only_the_size():

@@ -87,6 +87,26 @@ def test_any_timm_name_is_an_entry(name, size, mean, interpolation):
     assert entry.hub.startswith("mobilenetv3_large_100.")
 
 
+@pytest.mark.parametrize(
+    ("name", "crop", "crop_mode"),
+    [
+        ("mobilenetv3_large_100", 0.875, "center"),
+        ("mobilevitv2_050_384", 1.0, "center"),
+        ("cas_vit_xs", 0.875, "center"),
+        ("cas_vit_xs_384", 1.0, "squash"),
+        ("dm_nfnet_f0.dm_in1k", 0.9, "squash"),
+    ],
+)
+def test_whether_images_are_cropped_or_squashed(name, crop, crop_mode):
+    pre = get_entry(name).preprocessing
+    assert (pre.crop, pre.crop_mode) == (crop, crop_mode)
+
+
+def test_timm_models_that_want_a_border_are_refused():
+    with pytest.raises(ConfigError, match="border"):
+        get_entry("deepseek_vit_412m.deepseek_v4_flash_vision_exp")
+
+
 def test_the_prefix_asks_for_timms_own_implementation():
     ours, theirs = get_entry("mobilevit_xxs").build(2, 3), get_entry("timm/mobilevit_xxs").build(2, 3)
     assert type(ours).__module__.startswith("pocketvit")

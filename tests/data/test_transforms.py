@@ -26,9 +26,12 @@ POLICIES = [
 
 def reference(image, pre):
     """The rule in numpy and Pillow alone."""
-    width, height = image.size
     short = int(pre.size / pre.crop)
-    new = tuple(int(short * side / min(width, height)) for side in image.size)
+    new = (
+        (short, short)
+        if pre.crop_mode == "squash"
+        else tuple(int(short * side / min(image.size)) for side in image.size)
+    )
     resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[pre.interpolation]
     resized = image.resize(new, resample)
     left, top = round((new[0] - pre.size) / 2), round((new[1] - pre.size) / 2)
@@ -45,11 +48,15 @@ def reference(image, pre):
     crop=st.sampled_from([0.875, 0.9, 1.0]),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
     channels=st.sampled_from(["rgb", "bgr"]),
+    crop_mode=st.sampled_from(["center", "squash"]),
 )
-def test_eval_transform_is_its_rule(picture, pre, width, height, size, crop, interpolation, channels):
-    if max(width, height) > 16 * min(width, height):
+def test_eval_transform_is_its_rule(
+    picture, pre, width, height, size, crop, interpolation, channels, crop_mode
+):
+    if crop_mode == "center" and max(width, height) > 16 * min(width, height):
         return
-    pre = replace(pre, size=size, crop=crop, interpolation=interpolation, channels=channels)
+    rules = {"crop": crop, "interpolation": interpolation, "channels": channels, "crop_mode": crop_mode}
+    pre = replace(pre, size=size, **rules)
     image = picture(width, (width, height))
     found = eval_transform(pre)(image)
     assert found.shape == (3, size, size)
@@ -58,10 +65,16 @@ def test_eval_transform_is_its_rule(picture, pre, width, height, size, crop, int
     assert np.abs(found.numpy() - reference(image, pre)).max() < 1e-5
 
 
-def test_eval_transform_is_timms(picture, pre):
-    pre = replace(pre, size=64, crop=0.8)  # 64 / 0.8 is whole: timm rounds down, we round
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize("crop", [0.8, 0.95, 1.0])
+def test_eval_transform_is_timms(picture, pre, crop, crop_mode):
+    pre = replace(pre, size=64, crop=crop, crop_mode=crop_mode)
     theirs = transforms_imagenet_eval(
-        64, crop_pct=0.8, interpolation="bicubic", mean=pre.mean, std=pre.std, use_prefetcher=False
+        *(64, crop, crop_mode),
+        interpolation="bicubic",
+        mean=pre.mean,
+        std=pre.std,
+        use_prefetcher=False,
     )
     for seed, size in enumerate([(100, 80), (70, 200), (30, 30)]):
         image = picture(seed, size)
@@ -74,6 +87,21 @@ def test_a_long_strip_is_cut_before_it_is_enlarged(pre):
     for transform in (eval_transform(pre), train_transform(pre, Augmentation.none())):
         assert transform.prepare(strip).shape[2] <= 24 * 20
     assert eval_transform(pre).prepare(strip)[0].float().mean() > 200
+
+
+def test_squashing_shows_a_long_strip_whole_and_the_same_in_training(pre):
+    pre = replace(pre, crop=1.0, crop_mode="squash")
+    strip = Image.new("RGB", (2_400, 24))
+    strip.paste((255, 0, 0), (0, 0, 100, 24))  # the first 24th
+    red = eval_transform(pre).prepare(strip)[0]
+    assert (red[:, 0] > 128).all()
+    assert (red[:, 2:] < 64).all()
+    halves = Image.new("RGB", (96, 24))
+    halves.paste((255, 0, 0), (0, 0, 12, 24))
+    torch.manual_seed(0)
+    shifted = train_transform(pre, Augmentation.gentle())(halves)
+    expected = eval_transform(pre)(halves)
+    assert (shifted.amax(dim=(1, 2)) - expected.amax(dim=(1, 2))).abs().max() < 0.1  # the end is in sight
 
 
 def test_halves_make_the_whole(picture, pre):
@@ -180,6 +208,8 @@ def test_pipelines_can_be_printed(pre):
         "decode rgb | shrink short side to 36 | random resized crop 24 of 0.35 to 1 of the area bicubic | "
         f"flip 0.5 | TrivialAugment | {normalise} | erase 0.1"
     )
+    squashed = train_transform(replace(pre, crop_mode="squash"), Augmentation.gentle()).describe()
+    assert "squash to 24×24 bicubic | random shift" in squashed
     assert train_transform(pre, Augmentation.gentle()).describe() == (
         "decode rgb | shrink short side to 36 | resize short side 24 bicubic | "
         f"random shift, turn and scale | {normalise}"

@@ -35,6 +35,8 @@ def identity_model(path, size):
     [
         ((97, 61), dict(size=32, interpolation="bicubic", crop=0.875, **IMAGENET)),
         ((50, 211), dict(size=32, interpolation="bilinear", crop=1.0, **PLAIN)),
+        ((97, 61), dict(size=32, interpolation="bicubic", crop=1.0, crop_mode="squash", **IMAGENET)),
+        ((40, 90), dict(size=24, interpolation="bilinear", crop=0.9, crop_mode="squash", **PLAIN)),
         ((8, 8), dict(size=64, interpolation="bicubic", crop=0.95, **IMAGENET)),
         ((333, 250), dict(size=48, interpolation="bilinear", crop=0.9, channels="bgr", **PLAIN)),
     ],

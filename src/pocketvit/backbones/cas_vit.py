@@ -16,7 +16,7 @@ stride  layers                                       channels
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -176,17 +176,16 @@ def build(spec: CASViTSpec, options: BuildOptions = DEFAULTS) -> Callable[[int, 
     return make
 
 
-def _entry(name: str, spec: CASViTSpec, *, size: int, crop: float) -> ModelEntry:
+_AT_224 = Preprocessing(
+    size=224, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation="bicubic", crop=0.875
+)
+
+
+def _entry(name: str, spec: CASViTSpec, preprocessing: Preprocessing) -> ModelEntry:
     return ModelEntry(
         name=name,
         family="cas_vit",
-        preprocessing=Preprocessing(
-            size=size,
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
-            interpolation="bicubic",
-            crop=crop,
-        ),
+        preprocessing=preprocessing,
         code_licence="Apache-2.0",
         weights_licence="not stated (the official code is MIT)",
         source="arXiv 2408.03703, github.com/Tianfang-Zhang/CAS-ViT",
@@ -197,5 +196,6 @@ def _entry(name: str, spec: CASViTSpec, *, size: int, crop: float) -> ModelEntry
     )
 
 
-register(*(_entry(name, spec, size=224, crop=0.875) for name, spec in SPECS.items()))
-register(*(_entry(f"{name}_384", spec, size=384, crop=1.0) for name, spec in SPECS.items()))
+_AT_384 = replace(_AT_224, size=384, crop=1.0, crop_mode="squash")
+register(*(_entry(name, spec, _AT_224) for name, spec in SPECS.items()))
+register(*(_entry(f"{name}_384", spec, _AT_384) for name, spec in SPECS.items()))

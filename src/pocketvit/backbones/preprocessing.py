@@ -20,6 +20,8 @@ class Preprocessing:
         interpolation: of the resize; with antialiasing.
         crop: part of the resized short side that the centre crop keeps, in (0, 1].
         channels: order of the colour channels the network was trained with.
+        crop_mode: "center" resizes the short side and keeps the proportions; "squash" resizes both sides to
+            that size, so that nothing but the crop is lost. The names are timm's.
     """
 
     size: int
@@ -28,6 +30,7 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"]
     crop: float
     channels: Literal["rgb", "bgr"] = "rgb"
+    crop_mode: Literal["center", "squash"] = "center"
 
     @property
     def short_side(self) -> int:
@@ -44,7 +47,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """What `to_dict` wrote."""
+        """What `to_dict` wrote; of before there were crop modes, too."""
         arrays: dict[str, Any] = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
         return cls(**{**values, **arrays})
 
@@ -53,12 +56,20 @@ class Preprocessing:
         return " | ".join(
             (
                 f"decode {self.channels}",
-                f"resize short side {self.short_side} {self.interpolation}",
+                self.describe_resize(self.short_side),
                 f"centre crop {self.size}",
-                "scale to [0, 1]",
-                f"normalise mean {_numbers(self.mean)} std {_numbers(self.std)}",
+                self.describe_values(),
             )
         )
+
+    def describe_resize(self, side: int) -> str:
+        """The resize of the short side, or of both, to `side` pixels."""
+        resize = f"squash to {side}×{side}" if self.crop_mode == "squash" else f"resize short side {side}"
+        return f"{resize} {self.interpolation}"
+
+    def describe_values(self) -> str:
+        """What happens to the values of the pixels."""
+        return f"scale to [0, 1] | normalise mean {_numbers(self.mean)} std {_numbers(self.std)}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -167,12 +167,17 @@ def _timm_preprocessing(cfg: Any, name: str) -> Preprocessing:
         raise ConfigError(
             f"timm model '{name}' wants {height}×{width} inputs; only square inputs are supported."
         )
+    if cfg.crop_mode not in ("center", "squash"):
+        raise ConfigError(
+            f"timm model '{name}' wants images padded ('{cfg.crop_mode}'), which is not supported."
+        )
     return Preprocessing(
         size=height,
         mean=_three(cfg.mean or IMAGENET_DEFAULT_MEAN),
         std=_three(cfg.std or IMAGENET_DEFAULT_STD),
         interpolation="bilinear" if cfg.interpolation == "bilinear" else "bicubic",
         crop=float(cfg.crop_pct or 0.875),
+        crop_mode=cfg.crop_mode,
     )
 
 

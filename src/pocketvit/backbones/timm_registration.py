@@ -71,6 +71,7 @@ def _cfg(entry: ModelEntry) -> dict[str, Any]:
         "input_size": (3, pre.size, pre.size),
         "pool_size": (pre.size // 32, pre.size // 32),
         "crop_pct": pre.crop,
+        "crop_mode": pre.crop_mode,
         "interpolation": pre.interpolation,
         "mean": pre.mean,
         "std": pre.std,

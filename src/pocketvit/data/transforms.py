@@ -82,7 +82,7 @@ class Augmentation(Config):
 
 
 class EvalTransform:
-    """Resize the short side, crop the centre, scale to [0, 1], normalise: a function of `pre` alone.
+    """Resize, crop the centre, scale to [0, 1], normalise: a function of `pre` alone.
 
     The resize is Pillow's, which antialiases; smaller images are enlarged by the same rule.
     """
@@ -92,16 +92,12 @@ class EvalTransform:
     def __init__(self, pre: Preprocessing) -> None:
         self.pre = pre
         self._normalise = _Normalise(pre)
-        self._geometry = v2.Compose(
-            [
-                v2.Resize(pre.short_side, interpolation=InterpolationMode(pre.interpolation), antialias=True),
-                v2.CenterCrop(pre.size),
-            ]
-        )
+        self._geometry = v2.Compose([_resize(pre, pre.short_side), v2.CenterCrop(pre.size)])
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """The resized and cropped image: uint8 (3, S, S)."""
-        return _pixels(self._geometry(_without_far_ends(image)))
+        whole = self.pre.crop_mode == "squash"
+        return _pixels(self._geometry(image if whole else _without_far_ends(image)))
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalised float32 of the same shape (..., 3, S, S)."""
@@ -155,13 +151,13 @@ class TrainTransform:
             f"shrink short side to {self.at_least}",
             f"random resized crop {pre.size} of {low:g} to {high:g} of the area {pre.interpolation}"
             if a.geometry == "crop"
-            else f"resize short side {pre.size} {pre.interpolation} | random shift, turn and scale",
+            else f"{pre.describe_resize(pre.size)} | random shift, turn and scale",
             "flip 0.5" if a.flip else "",
             {"none": "", "trivial": "TrivialAugment", "randaugment": f"RandAugment 2 x {a.magnitude}"}[
                 a.policy
             ],
             f"colour jitter {a.jitter:g}" if a.jitter else "",
-            pre.describe().split(" | ", 3)[3],
+            pre.describe_values(),
             f"erase {a.erase:g}" if a.erase else "",
         ]
         return " | ".join(step for step in steps if step)
@@ -191,6 +187,12 @@ class _Normalise:
         return (ordered * self._scale - self._shift).contiguous()
 
 
+def _resize(pre: Preprocessing, side: int) -> v2.Resize:
+    """Of the short side to `side` pixels, or of both where images are squashed."""
+    size = [side, side] if pre.crop_mode == "squash" else side
+    return v2.Resize(size, interpolation=InterpolationMode(pre.interpolation), antialias=True)
+
+
 def _variations(pre: Preprocessing, a: Augmentation) -> list[v2.Transform]:
     mode = InterpolationMode(pre.interpolation)
     steps: list[v2.Transform] = []
@@ -198,7 +200,7 @@ def _variations(pre: Preprocessing, a: Augmentation) -> list[v2.Transform]:
         steps.append(v2.RandomResizedCrop(pre.size, scale=a.crop_scale, interpolation=mode, antialias=True))
     else:
         steps += [
-            v2.Resize(pre.size, interpolation=mode, antialias=True),
+            _resize(pre, pre.size),
             v2.CenterCrop(pre.size),
             v2.Pad(pre.size // 4, padding_mode="edge"),  # so that what moves in is more of the border
             v2.RandomAffine(

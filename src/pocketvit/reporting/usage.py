@@ -21,13 +21,16 @@ def onnx_snippet(file: str, preprocessing: Preprocessing) -> str:
     size, short = preprocessing.size, preprocessing.short_side
     method = preprocessing.interpolation.upper()
     mean, std = list(preprocessing.mean), list(preprocessing.std)
+    squashed = preprocessing.crop_mode == "squash"
     lines = [
         "import json, numpy as np, onnxruntime",
         "from PIL import Image, ImageOps",
         "",
         f'session = onnxruntime.InferenceSession("{file}")',
         'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
-        f"width, height = [int({short} * side / min(image.size)) for side in image.size]",
+        f"width = height = {short}  # both sides"
+        if squashed
+        else f"width, height = [int({short} * side / min(image.size)) for side in image.size]",
         f"image = image.resize((width, height), Image.Resampling.{method})",
         f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
         f"pixels = np.float32(image.crop((left, top, left + {size}, top + {size}))) / 255",
