@@ -42,12 +42,16 @@ class Preprocessing:
         return replace(self, size=size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        """Plain values for JSON; `from_dict` reads them back.
+
+        A `crop_mode` is there unless it is "center": what was written before there was another stays as it is.
+        """
+        values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        return {key: value for key, value in values.items() if (key, value) != ("crop_mode", "center")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """What `to_dict` wrote; of before there were crop modes, too."""
+        """What `to_dict` wrote."""
         arrays: dict[str, Any] = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
         return cls(**{**values, **arrays})
 
