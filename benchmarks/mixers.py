@@ -1,63 +1,83 @@
-"""How the four token mixers grow with the number of tokens: time and peak memory, from 64 to 65,536 tokens.
+"""How the token mixers grow with the number of tokens: time and peak memory, from 64 to 65,536 tokens.
 
     python benchmarks/mixers.py [--device cpu] [--threads 1] [--dim 64] [--largest 65536]
 
-Every cell runs in a process of its own, so that its peak memory is its own: the largest resident memory after
-the forward passes less that before them (on a GPU what the allocator counted). Time is the median of repeated
-forward passes. The growth exponents are slopes of log(time) and log(memory) over the upper half of the token
-counts, where constant costs no longer show. Writes benchmarks/results/mixers.json and mixers.svg (needs
-matplotlib).
+The four mixers as `create_model(..., mixer=NAME)` uses them. Softmax attention there is PyTorch's fused
+kernel, which never stores the N × N scores: its memory is linear in the tokens, only its time is quadratic.
+The fifth line, "softmax, scores stored", is the same module with the kernel that does store them; sizes that
+would not fit in memory are skipped.
+
+Every cell runs in a process of its own (Linux), so that its memory is its own: the largest resident memory
+during the first pass at that size, less that just before (on a GPU, what the allocator counted), after a
+small pass that loads the libraries. Time is the median of repeated passes. The growth exponents are slopes of
+log(time) and log(memory) over the larger half of the token counts, where constant costs no longer show.
+Writes a JSON file and, beside it, a plot.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import math
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loglog import Panel, Series, loglog_svg
 from pocketvit.core.console import progress_bar
-from pocketvit.core.files import write_json
+from pocketvit.core.errors import PocketvitError
+from pocketvit.core.files import write_json, write_text
 from pocketvit.core.machine import choose_device, hardware, versions
-from pocketvit.mixers import (
-    ConvolutionalAdditiveMixer,
-    EfficientAdditiveAttention,
-    SeparableSelfAttention,
-    SoftmaxAttention,
-)
+from pocketvit.mixers import SoftmaxAttention, get_mixer, list_mixers
 
-OUT = Path(__file__).parent / "results" / "mixers.json"
-MIXERS = {
-    "separable": lambda dim: SeparableSelfAttention(dim=dim),
-    "additive": lambda dim: EfficientAdditiveAttention(dim=dim),
-    "convolutional": lambda dim: ConvolutionalAdditiveMixer(dim=dim),
-    "softmax": lambda dim: SoftmaxAttention(dim=dim, heads=4),
-}
+RESULTS = Path(__file__).parent / "results"
+SIDES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Sides of the square maps, pixels."""
+SCORES_STORED = "softmax, scores stored"
+NAMES = [*list_mixers(), SCORES_STORED]
 SECONDS = 2.0
 """About how long a cell is timed after one pass to warm up."""
 AT_LEAST, AT_MOST = 3, 200
 """Passes timed."""
+COLOURS = dict(zip(NAMES, ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#d55e00"), strict=True))
+RESOLVED_MB = 0.2
+"""Memory below this is not drawn: it drowns in what a process takes up page by page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """What is measured: its key in a row of the result, its axis, and the least that is drawn."""
+
+    key: str
+    label: str
+    least: float
+
+
+QUANTITIES = (
+    Quantity(key="p50_ms", label="time of a forward pass (ms)", least=0.0),
+    Quantity(key="peak_memory_mb", label="peak memory of a forward pass (MB)", least=RESOLVED_MB),
+)
 
 
 def main() -> None:
     """Measure every cell, fit, write the result and the plot."""
     args = parse_arguments()
     if args.cell:
-        name, tokens = args.cell
-        print(json.dumps(measure(name, int(tokens), args)))
+        name, side = args.cell
+        print(json.dumps(measure(name, int(side), args)))
         return
-    counts = [4**power for power in range(3, 9) if 4**power <= args.largest]
-    cells = [(name, tokens) for tokens in counts for name in MIXERS]
+    cells = [(name, side) for side in SIDES if side**2 <= args.largest for name in NAMES]
     with progress_bar() as bar:
         rows = [in_own_process(*cell, args) for cell in bar.track(cells, description="mixers")]
     result = {
@@ -67,44 +87,70 @@ def main() -> None:
             "device": args.device,
             "threads": args.threads,
             "seconds_per_cell": SECONDS,
-            "pass": "forward, inference mode, float32",
+            "pass": "forward, inference mode, float32, square maps",
+            "memory": "of the first pass, without its input; MB = 10^6 bytes",
+            "growth": "slope of log(quantity) over log(tokens), larger half of the token counts measured",
             "seed": 0,
         },
-        "growth": {name: growth([row for row in rows if row["mixer"] == name]) for name in MIXERS},
+        "growth": {name: growth([row for row in rows if row["mixer"] == name]) for name in NAMES},
         "rows": rows,
         "hardware": hardware(),
         "versions": versions(),
     }
-    write_json(args.out, result)
-    plot(result, args.out.with_suffix(".svg"))
+    out = args.out or RESULTS / ("mixers.json" if args.device == "cpu" else f"mixers_{args.device}.json")
+    write_json(out, result)
+    write_text(out.with_suffix(".svg"), plot(result))
     print(json.dumps(result["growth"], indent=1))
 
 
-def in_own_process(name: str, tokens: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The result of `measure` in a fresh process."""
-    words = ["--cell", name, str(tokens), "--device", args.device, "--threads", str(args.threads)]
+def in_own_process(name: str, side: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The result of `measure` in a fresh process; says so where the cell would not fit in memory.
+
+    Raises:
+        PocketvitError: the process failed.
+    """
+    needed, free = scores_bytes(name, side, args.dim), free_bytes(args.device)
+    if needed > free:
+        reason = f"needs about {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
+        return {"mixer": name, "tokens": side**2, "skipped": reason}
+    words = ["--cell", name, str(side), "--device", args.device, "--threads", str(args.threads)]
     command = [sys.executable, __file__, *words, "--dim", str(args.dim)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise PocketvitError(f"{name} at {side}×{side} failed (exit code {done.returncode}): {last}")
+    return json.loads(done.stdout)
+
+
+def scores_bytes(name: str, side: int, dim: int) -> int:
+    """About what a cell needs for N × N scores a head: before and after the softmax, and one to spare."""
+    return 3 * 4 * SoftmaxAttention(dim=dim).heads * side**4 if name == SCORES_STORED else 0
+
+
+def free_bytes(device: str) -> int:
+    """Memory that a process on this device could still take."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 @torch.inference_mode()
-def measure(name: str, tokens: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Time and memory of one mixer on a square map of `tokens` pixels."""
+def measure(name: str, side: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Time and memory of one mixer on a square map."""
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
-    mixer: nn.Module = MIXERS[name](args.dim).eval().to(device)
-    side = math.isqrt(tokens)
-    mixer(torch.randn(1, args.dim, 8, 8, device=device))  # loads the libraries, so that they do not count
-    x = torch.randn(1, args.dim, side, side, device=device)
-    before = peak_bytes(device)
-    seconds = [passed(mixer, x)]
-    memory = peak_bytes(device) - before
-    repeats = min(max(AT_LEAST, round(SECONDS / seconds[0])), AT_MOST)
-    seconds = [passed(mixer, x) for _ in range(repeats)]
+    mixer = get_mixer("softmax" if name == SCORES_STORED else name)(args.dim).eval().to(device)
+    kernel = sdpa_kernel(SDPBackend.MATH) if name == SCORES_STORED else contextlib.nullcontext()
+    with kernel:
+        passed(mixer, torch.randn(1, args.dim, 8, 8, device=device))  # loads the libraries: not counted
+        x = torch.randn(1, args.dim, side, side, device=device)
+        memory, first = peak_bytes(device, lambda: passed(mixer, x))
+        repeats = min(max(AT_LEAST, round(SECONDS / first)), AT_MOST)
+        seconds = [passed(mixer, x) for _ in range(repeats)]
     return {
         "mixer": name,
-        "tokens": tokens,
+        "tokens": side**2,
         "n": repeats,
         "p50_ms": round(statistics.median(seconds) * 1e3, 4),
         "min_ms": round(min(seconds) * 1e3, 4),
@@ -121,52 +167,67 @@ def passed(mixer: nn.Module, x: torch.Tensor) -> float:
     return time.perf_counter() - began
 
 
-def peak_bytes(device: torch.device) -> int:
-    """The most memory held so far."""
+def peak_bytes(device: torch.device, work: Callable[[], float]) -> tuple[int, float]:
+    """The most memory held during `work` beyond that before, and what `work` returned."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch.cuda.reset_peak_memory_stats(device)
+        before, found = torch.cuda.memory_allocated(device), work()
+        return torch.cuda.max_memory_allocated(device) - before, found
+    Path("/proc/self/clear_refs").write_text("5")  # the largest resident size starts anew
+    before, found = resident("VmRSS"), work()
+    return resident("VmHWM") - before, found
+
+
+def resident(field: str) -> int:
+    """Resident size of this process now (`VmRSS`) or at its largest (`VmHWM`), bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Exponents of the growth with the number of tokens, from the upper half of the counts."""
-    upper = rows[len(rows) // 2 :]
+    """Exponents of the growth with the number of tokens, from the larger half of those measured."""
+    measured = [row for row in rows if "skipped" not in row]
+    upper = measured[len(measured) // 2 :]
     tokens = np.log([row["tokens"] for row in upper])
     return {
-        key: round(float(np.polyfit(tokens, np.log([max(row[key], 1e-3) for row in upper]), 1)[0]), 2)
-        for key in ("p50_ms", "peak_memory_mb")
+        quantity.key: round(float(np.polyfit(tokens, np.log([row[quantity.key] for row in upper]), 1)[0]), 2)
+        for quantity in QUANTITIES
     }
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Time and memory over tokens, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    labels = {"p50_ms": "time of a forward pass (ms)", "peak_memory_mb": "peak memory of it (MB)"}
-    for axis, (key, label) in zip(axes, labels.items(), strict=True):
-        for name in MIXERS:
-            rows = [row for row in result["rows"] if row["mixer"] == name and row[key] > 0]
-            exponent = result["growth"][name][key]
-            axis.plot(
-                [row["tokens"] for row in rows],
-                [row[key] for row in rows],
-                marker="o",
-                label=f"{name}: grows as tokens^{exponent:.2f}",
-            )
-        axis.set(xscale="log", yscale="log", xlabel="tokens (pixels of the feature map)", ylabel=label)
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    protocol = result["protocol"]
-    figure.suptitle(
-        f"Token mixers, {protocol['dim']} channels, batch 1, {protocol['threads']} thread, "
-        f"{result['hardware']['cpu']}",
-        fontsize=10,
+def plot(result: dict[str, Any]) -> str:
+    """Time and memory over tokens, both axes logarithmic, as SVG."""
+    protocol, machine = result["protocol"], result["hardware"]
+    where = f"{machine['gpu']}" if protocol["device"] == "cuda" else f"{machine['cpu']}"
+    threads = f", {protocol['threads']} thread{'s' * (protocol['threads'] > 1)}"
+    return loglog_svg(
+        "Token mixers: time and memory over the number of tokens",
+        f"{protocol['dim']} channels, batch 1, float32, {where}"
+        f"{threads if protocol['device'] == 'cpu' else ''}, PyTorch {result['versions']['torch']}"
+        "; exponents are slopes over the larger half of the sizes",
+        [panel(result, quantity) for quantity in QUANTITIES],
     )
-    figure.savefig(path, metadata={"Date": None})
+
+
+def panel(result: dict[str, Any], quantity: Quantity) -> Panel:
+    """The chart of one quantity."""
+    rows = [row for row in result["rows"] if row.get(quantity.key, 0) > quantity.least]
+    counts = [row["tokens"] for row in rows]
+    return Panel(
+        x_label="tokens N (pixels of the feature map)",
+        y_label=quantity.label,
+        x_ticks=[4.0**power for power in range(3, 9) if min(counts) <= 4**power <= max(counts)],
+        series=[
+            Series(
+                name=f"{name}: grows as N",
+                exponent=f"{result['growth'][name][quantity.key]:.2f}",
+                colour=COLOURS[name],
+                dashed=name == SCORES_STORED,
+                points=[(row["tokens"], row[quantity.key]) for row in rows if row["mixer"] == name],
+            )
+            for name in NAMES
+        ],
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -174,10 +235,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dim", type=int, default=64, help="channels")
-    parser.add_argument("--largest", type=int, default=4**8, help="most tokens")
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--cell", nargs=2, metavar=("MIXER", "TOKENS"), help=argparse.SUPPRESS)
+    parser.add_argument("--dim", type=int, default=64, help="channels, a multiple of 4")
+    parser.add_argument("--largest", type=int, default=SIDES[-1] ** 2, help="most tokens")
+    parser.add_argument("--out", type=Path, help="JSON file; default benchmarks/results/mixers.json")
+    parser.add_argument("--cell", nargs=2, metavar=("MIXER", "SIDE"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
