@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pocketvit.quantization.quantizers import Scheme, UniformQuantizer
 
-__all__ = ["Observer", "minmax", "omse", "percentile"]
+__all__ = ["Observer", "by_channel", "minmax", "omse", "percentile", "quantile"]
 
 Observer = Callable[..., UniformQuantizer]
 """`(x, *, bits, scheme, axis) -> UniformQuantizer`."""
@@ -19,7 +19,7 @@ _OMSE_STEPS = 90
 
 def minmax(x: Tensor, *, bits: int, scheme: Scheme, axis: int | None = None) -> UniformQuantizer:
     """From the smallest to the largest value seen."""
-    low, high = _by_channel(x, axis).aminmax(dim=-1)
+    low, high = by_channel(x, axis).aminmax(dim=-1)
     return UniformQuantizer.from_range(_fit(low, axis), _fit(high, axis), bits=bits, scheme=scheme, axis=axis)
 
 
@@ -27,14 +27,14 @@ def percentile(
     x: Tensor, *, bits: int, scheme: Scheme, axis: int | None = None, share: float = 0.99999
 ) -> UniformQuantizer:
     """From the (1 − share) to the share quantile: outliers are clipped (FQ-ViT's default share)."""
-    rows = _by_channel(x, axis)
-    low, high = (_quantile(rows, q) for q in (1 - share, share))
+    rows = by_channel(x, axis)
+    low, high = (quantile(rows, q) for q in (1 - share, share))
     return UniformQuantizer.from_range(_fit(low, axis), _fit(high, axis), bits=bits, scheme=scheme, axis=axis)
 
 
 def omse(x: Tensor, *, bits: int, scheme: Scheme, axis: int | None = None) -> UniformQuantizer:
     """The min-max range shrunk in 90 steps of 1 % to the one of least squared error (as in FQ-ViT)."""
-    rows = _by_channel(x, axis)
+    rows = by_channel(x, axis)
     low, high = rows.aminmax(dim=-1)
     best = torch.full_like(low, torch.inf)
     chosen_low, chosen_high = low.clone(), high.clone()
@@ -51,7 +51,7 @@ def omse(x: Tensor, *, bits: int, scheme: Scheme, axis: int | None = None) -> Un
     )
 
 
-def _by_channel(x: Tensor, axis: int | None) -> Tensor:
+def by_channel(x: Tensor, axis: int | None) -> Tensor:
     """One row of values a channel; a single row for the whole tensor."""
     if axis is None:
         return x.reshape(1, -1)
@@ -62,7 +62,7 @@ def _fit(values: Tensor, axis: int | None) -> Tensor:
     return values[0] if axis is None else values
 
 
-def _quantile(rows: Tensor, share: float) -> Tensor:
+def quantile(rows: Tensor, share: float) -> Tensor:
     """Exact, and for rows of any length, which `torch.quantile` is not."""
     count = rows.shape[-1]
     rank = min(count - 1, max(0, round(share * (count - 1))))
