@@ -20,6 +20,7 @@ from pocketvit.core.errors import ExportError, UnknownNameError
 from pocketvit.deployment import ExportedClassifier, export_onnx, rewrite_for_inference
 from pocketvit.deployment.dataflow import trace_flow
 from pocketvit.deployment.rewrites import REWRITES
+from pocketvit.mixers.softmax import SoftmaxAttention
 from pocketvit.tasks import ModelCard
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
@@ -198,6 +199,24 @@ def test_two_pointwise_convolutions() -> None:
     assert rewrite.macs_saved == ((3 * 16 + 16 * 8) - 3 * 8) * 16
     assert rewrite.activations_saved == 16 * 16
     agree(model, rewritten, 4)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_softmax_attention_of_maps(patch: int) -> None:
+    model = settled(nn.Sequential(nn.Conv2d(3, 8, 1), SoftmaxAttention(dim=8, heads=2, patch=patch)))
+    rewritten, (rewrite,) = rewrite_for_inference(model, size=6)
+    assert (rewrite.name, rewrite.places) == ("transpose_softmax_attention", ("1",))
+    assert rewrite.params_saved == 8 + 8  # the biases of key and value
+    agree(model, rewritten, 6)
+
+
+def test_norms_are_folded_beside_replaced_attention() -> None:
+    names = ["transpose_softmax_attention", "fold_transformer_norms"]  # not in their usual order
+    model = settled(SMALL["mobilevit"]())
+    rewritten, rewrites = rewrite_for_inference(model, size=64, names=names)
+    assert [rewrite.name for rewrite in rewrites] == names
+    assert all(not place.endswith("norm1") for place in rewrites[1].places)
+    agree(model, rewritten, 64)
 
 
 class Pooled(nn.Module):

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from pocketvit.backbones.mobilevit import PATCH, MobileViTBlock
 from pocketvit.backbones.mobilevitv2 import MobileViTV2Block
+from pocketvit.deployment.folding import set_weights
 from pocketvit.mixers.additive import EfficientAdditiveAttention
 from pocketvit.mixers.convolutional import ConvolutionalAdditiveMixer
-from pocketvit.mixers.patches import whole_patches
+from pocketvit.mixers.patches import fold, unfold, whole_patches
 from pocketvit.mixers.separable import SeparableSelfAttention
 from pocketvit.mixers.softmax import SoftmaxAttention
 
@@ -168,44 +169,50 @@ class MapNorm(nn.Module):
 
 
 class TransposedSoftmaxAttention(nn.Module):
-    """Softmax attention whose heads split without a transpose: queries, keys and values have channels first.
+    """Softmax attention with a linear layer each for query, key and value, over one matrix of all tokens.
 
     The scale is in W_q. The key's bias adds the same to all scores of a query and is gone; the value's passes
-    through weights that sum to 1, into the output's bias.
+    through weights that sum to 1, into the output's bias. OpenVINO runs everything between the four linear
+    layers as one operator, the transposes of heads included, as long as it finds tokens before channels.
     """
 
     def __init__(self, mixer: SoftmaxAttention) -> None:
         super().__init__()
-        self.heads = mixer.heads
+        self.heads, self.patch = mixer.heads, mixer.patch
         q, k, v = mixer.qkv.weight.chunk(3)
         q_bias, _, v_bias = mixer.qkv.bias.chunk(3)
         scale = (q.shape[0] // self.heads) ** -0.5
-        self.query = nn.Parameter(scale * q, requires_grad=False)
-        self.query_bias = nn.Parameter(scale * q_bias[:, None], requires_grad=False)
-        self.key = nn.Parameter(k.clone(), requires_grad=False)
-        self.value = nn.Parameter(v.clone(), requires_grad=False)
-        self.proj = nn.Linear(q.shape[0], q.shape[0]).to(q)
-        self.proj.weight = mixer.proj.weight
-        self.proj.bias = nn.Parameter(mixer.proj.bias + mixer.proj.weight @ v_bias, requires_grad=False)
+        self.query, self.key, self.value = _linear(scale * q, scale * q_bias), _linear(k), _linear(v)
+        self.proj = _linear(mixer.proj.weight, mixer.proj.bias + mixer.proj.weight @ v_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, H, W)` to the same shape."""
+        tokens = self.forward_tokens(unfold(x, patch=self.patch).flatten(0, 1))
+        return fold(tokens.unflatten(0, (-1, self.patch**2)), patch=self.patch, size=(x.shape[2], x.shape[3]))
 
     def forward_tokens(self, x: Tensor) -> Tensor:
         """Map sets of tokens `(sets, N, C)` to the same shape."""
-        x = x.transpose(1, 2)
-        q = (self.query @ x + self.query_bias).unflatten(1, (self.heads, -1))  # (sets, heads, d, N)
-        k, v = (weight @ x for weight in (self.key, self.value))
-        scores = F.softmax(q.transpose(2, 3) @ k.unflatten(1, (self.heads, -1)), dim=-1)
-        x = v.unflatten(1, (self.heads, -1)) @ scores.transpose(2, 3)
-        return self.proj(x.flatten(1, 2).transpose(1, 2))
+        _, N, C = x.shape
+        rows = x.reshape(-1, C)  # of a matrix: runtimes add the bias within the product
+        q, k, v = (
+            layer(rows).reshape(-1, N, self.heads, C // self.heads).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )  # (sets, heads, N, d)
+        x = F.softmax(q @ k.transpose(2, 3), dim=-1) @ v
+        return self.proj(x.transpose(1, 2).reshape(-1, C)).reshape(-1, N, C)
 
 
 class TokenMobileViTBlock(nn.Module):
-    """A MobileViT block that brings the channels last before it unfolds: pixels move as whole rows."""
+    """A MobileViT block whose tokens are the rows of one matrix, except where attention mixes them.
+
+    The channels are brought last before pixels unfold into tokens, so that these move as whole rows.
+    """
 
     def __init__(self, block: MobileViTBlock) -> None:
         super().__init__()
         self.conv_kxk, self.conv_1x1 = block.conv_kxk, block.conv_1x1
-        self.transformer, self.norm = block.transformer, block.norm
-        self.conv_proj, self.conv_fusion = block.conv_proj, block.conv_fusion
+        self.transformer = nn.ModuleList(_TokenLayer(layer) for layer in block.transformer)
+        self.norm, self.conv_proj, self.conv_fusion = block.norm, block.conv_proj, block.conv_fusion
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to the same shape."""
@@ -219,17 +226,39 @@ class TokenMobileViTBlock(nn.Module):
             x = F.interpolate(x, size=even, mode="bilinear", align_corners=False)
         rows, columns = height // PATCH, width // PATCH
         x = x.flatten(2).transpose(1, 2).reshape(-1, rows, PATCH, columns, PATCH, C).permute(0, 2, 4, 1, 3, 5)
-        x = self.transformer(x.reshape(-1, rows * columns, C))
-        x = self.norm(x.reshape(-1, PATCH, PATCH, rows, columns, C))
-        x = x.permute(0, 3, 1, 4, 2, 5).reshape(-1, height * width, C).transpose(1, 2)
-        x = x.reshape(-1, C, height, width)
+        x = x.reshape(-1, C)  # (B·P·N, C)
+        for layer in self.transformer:
+            x = layer(x, rows * columns)
+        x = x.reshape(-1, PATCH, PATCH, rows, columns, C).permute(0, 3, 1, 4, 2, 5)
+        # The norm after folding, not before: ONNX Runtime would merge it with the last layer's sum into an
+        # operator that takes ten times as long.
+        x = self.norm(x.reshape(-1, height * width, C)).transpose(1, 2).reshape(-1, C, height, width)
         return x if even == (H, W) else F.interpolate(x, size=(H, W), mode="bilinear", align_corners=False)
+
+
+class _TokenLayer(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = (layer.get_submodule(name) for name in ("norm1", "norm2", "mlp"))
+        self.attn = cast(SoftmaxAttention, layer.get_submodule("attn"))  # or what replaces it
+
+    def forward(self, x: Tensor, tokens: int) -> Tensor:
+        """Map `(sets · tokens, C)` to the same shape."""
+        C = x.shape[1]
+        x = x + self.attn.forward_tokens(self.norm1(x).reshape(-1, tokens, C)).reshape(-1, C)
+        return x + self.mlp(self.norm2(x))
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A linear layer of a matrix `(out, in)`."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    set_weights(linear, weight.clone(), None if bias is None else bias.clone())
+    return linear
 
 
 def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """A 1×1 convolution of a matrix `(out, in)`."""
     out_chans, in_chans = weight.shape
     conv = nn.Conv2d(in_chans, out_chans, 1, bias=False)
-    conv.weight = nn.Parameter(weight[..., None, None].clone(), requires_grad=False)
-    conv.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
+    set_weights(conv, weight[..., None, None].clone(), None if bias is None else bias.clone())
     return conv
