@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pocketvit.core.names import nearest
 
-__all__ = ["Match", "match_tensors"]
+__all__ = ["Match", "match_tensors", "with_nearest"]
 
 SHOWN = 3  # keys named in a message
 
@@ -48,8 +48,8 @@ class Match:
 
     def describe(self) -> str:
         """Counts, and the first names of each kind with the nearest on the other side."""
-        missing = [_with_nearest(key, self.unexpected) for key in self._needed[:SHOWN]]
-        unexpected = [_with_nearest(key, self._needed) for key in self.unexpected[:SHOWN]]
+        missing = [with_nearest(key, self.unexpected) for key in self._needed[:SHOWN]]
+        unexpected = [with_nearest(key, self._needed) for key in self.unexpected[:SHOWN]]
         shapes = [f"{key} {given} for {own}" for key, (given, own) in self.misshapen.items()][:SHOWN]
         return (
             f"{self.matched} of {self.total} tensors match"
@@ -83,7 +83,8 @@ def match_tensors(
     )
 
 
-def _with_nearest(key: str, others: list[str]) -> str:
+def with_nearest(key: str, others: Iterable[str]) -> str:
+    """`key`, and the one of `others` that is most like it if any is."""
     close = nearest(key, others, n=1)
     return f"{key} (nearest: {close[0]})" if close else key
 

@@ -18,7 +18,7 @@ from pocketvit.backbones.weights_file import read_weights_file
 from pocketvit.core.errors import CheckpointError
 from pocketvit.core.files import read_json, sha256_of
 
-__all__ = ["PretrainedReport", "classifier_keys", "load_pretrained"]
+__all__ = ["PretrainedReport", "classifier_keys", "load_pretrained", "stem_key"]
 
 HUB_TIMEOUT = 5.0  # seconds for the one request that finds out whether the hub can be reached
 SAFETENSORS = "model.safetensors"
@@ -76,7 +76,10 @@ def load_pretrained(
         )
     overlay = {"file": str(file)}  # timm renames and adapts the input channels where it has to
     donor = timm.create_model(
-        entry.hub, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=_in_chans(model)
+        entry.hub,
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        in_chans=model.state_dict()[stem_key(model)].shape[1],
     )
     return _fill(model, donor.state_dict(), source=entry.hub, licence=entry.weights_licence)
 
@@ -99,13 +102,16 @@ def _fetch(hub: str) -> Path:
     return Path(hf_hub_download(repository, file))
 
 
-def _in_chans(model: nn.Module) -> int:
-    return next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+def stem_key(model: nn.Module) -> str:
+    """Name of the weight that reads the image, (C, image channels, k, k)."""
+    name = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    return f"{name}.weight"
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, licence: str) -> PretrainedReport:
     """Load what fits; a classifier for other classes may stay out, anything else must fit."""
     own = model.state_dict()
+    _check_channels(own, weights, stem_key(model), source)
     dropped = [
         key for key in classifier_keys(model) if key in weights and weights[key].shape != own[key].shape
     ]
@@ -130,6 +136,17 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, licen
         missing=match.missing,
         unexpected=match.unexpected,
     )
+
+
+def _check_channels(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], stem: str, source: str) -> None:
+    """Say it plainly when the image's channels are what differs."""
+    expected, given = own[stem].shape, weights[stem].shape if stem in weights else own[stem].shape
+    if given != expected and (given[:1], given[2:]) == (expected[:1], expected[2:]):
+        raise CheckpointError(
+            f"{source} is for {given[1]}-channel images, the network for {expected[1]}-channel images: "
+            f"{stem} is {tuple(given)}, not {tuple(expected)}.",
+            fix=f"Give weights for {expected[1]}-channel images, or build it with in_chans={given[1]}.",
+        )
 
 
 def _licence_beside(path: Path) -> str:

@@ -27,7 +27,9 @@ def run(
     pattern: Annotated[str, typer.Argument(help="Name, with * and ? as wildcards.")] = "*",
     resolution: Annotated[
         int | None,
-        typer.Option("--resolution", "-r", help="Count at this input size. [default: each model's own]"),
+        typer.Option(
+            "--resolution", "-r", min=32, help="Count at this input size. [default: each model's own]"
+        ),
     ] = None,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Classes of the head.")] = 1000,
     rewrites: Annotated[

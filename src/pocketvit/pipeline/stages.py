@@ -187,7 +187,7 @@ def choose_model(job: Job) -> None:
 def train_network(job: Job) -> None:
     """Train, or go on training; writes `training.json`, `metrics.jsonl` and `checkpoints/`."""
     key = job.training_key
-    record = job.run.stage("train")
+    record = _training_record(job.run)
     if record and record["key"] != key:
         raise RunError(
             f"{job.run.path} holds a network trained on other data or by another version's recipe.",
@@ -284,7 +284,7 @@ def refuse_other_settings(run: RunDirectory, config: BuildConfig) -> None:
     Raises:
         RunError: names the settings that differ.
     """
-    if not run.has("run.json") or not run.stage("train"):
+    if not run.has("run.json") or not _training_record(run):
         return
     saved = parse_config(BuildConfig, run.read("run.json")["config"], where=str(run.path / "run.json"))
     before, now = (each.model_dump(mode="json", exclude=_NOT_FOR_TRAINING) for each in (saved, config))
@@ -298,6 +298,12 @@ def refuse_other_settings(run: RunDirectory, config: BuildConfig) -> None:
             f"{run.path} was started with other settings ({'; '.join(changed)}).",
             fix="Give --out another folder, --overwrite to start again, or --resume to keep its settings.",
         )
+
+
+def _training_record(run: RunDirectory) -> dict[str, Any] | None:
+    """The record of a training that left something: one that failed before its first checkpoint did not."""
+    record = run.stage("train")
+    return record if record and ("wrote" in record or any(run.checkpoints.glob("step-*.json"))) else None
 
 
 def _input_rules(entry: ModelEntry, resolution: int, typical_size: int) -> Preprocessing:

@@ -16,7 +16,7 @@ from pocketvit.backbones.factory import create_model
 from pocketvit.backbones.importers.importer import ChannelOrder, Importer
 from pocketvit.backbones.importers.recognition import recognise
 from pocketvit.backbones.matching import match_tensors
-from pocketvit.backbones.pretrained import classifier_keys
+from pocketvit.backbones.pretrained import classifier_keys, stem_key
 from pocketvit.backbones.registry import ModelEntry, get_entry, list_models
 from pocketvit.backbones.weights_file import Tensors, WeightsFile, read_weights_file
 from pocketvit.core.errors import CheckpointError
@@ -98,7 +98,9 @@ def import_checkpoint(
     converted = importer.convert(tensors)
     entry = get_entry(asked or importer.variant(converted.tensors))
     network = _network(entry, converted.tensors)
-    fitting, dropped = _fitting(file, importer, entry, network, converted.tensors)
+    fitting, dropped = _fitting(
+        file, importer, network, converted.tensors, name=entry.name, asked=bool(asked)
+    )
     fitting, reversed_ = _for_rgb(network, fitting, channels, usual=importer.channels)
     target = out / f"{entry.name.replace('/', '_')}.safetensors"
     report = ImportReport(
@@ -135,19 +137,13 @@ def _num_classes(network: nn.Module, tensors: Tensors) -> int:
     return weight.shape[0] if weight is not None and weight.ndim else 1000
 
 
-def _stem(network: nn.Module) -> str:
-    """Name of the weight that reads the image."""
-    name = next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    return f"{name}.weight"
-
-
 def _in_chans(network: nn.Module, tensors: Tensors) -> int:
-    weight = tensors.get(_stem(network))
+    weight = tensors.get(stem_key(network))
     return weight.shape[1] if weight is not None and weight.ndim == 4 else 3
 
 
 def _fitting(
-    file: WeightsFile, importer: Importer, entry: ModelEntry, network: nn.Module, tensors: Tensors
+    file: WeightsFile, importer: Importer, network: nn.Module, tensors: Tensors, *, name: str, asked: bool
 ) -> tuple[Tensors, list[str]]:
     """The tensors that the network has, in its order, and a sentence on those that it computes itself."""
     own: dict[str, Tensor] = network.state_dict()
@@ -157,8 +153,10 @@ def _fitting(
     if not match.fits:
         raise CheckpointError(
             f"{file.path} was recognised as {importer.family} ({importer.code_base}), but it does not fit "
-            f"{entry.name}: {match.describe()}.",
-            fix="Leave out --model to have the model found from the file; if that fails, download it again.",
+            f"{name}: {match.describe()}.",
+            fix="Leave out --model to have the model found from the file."
+            if asked
+            else "The file is incomplete or of a changed network; download it again.",
         )
     dropped = [f"{len(derived)} tables that the network computes itself were left out."] if derived else []
     return {key: kept[key] for key in own}, dropped
@@ -168,7 +166,7 @@ def _for_rgb(
     network: nn.Module, tensors: Tensors, channels: ChannelOrder | None, *, usual: ChannelOrder
 ) -> tuple[Tensors, list[str]]:
     """The tensors for RGB images, and a sentence if that changed them."""
-    stem = tensors[_stem(network)]
+    stem = tensors[stem_key(network)]
     if (channels or usual) == "rgb" or stem.shape[1] != len(usual):
         return tensors, []
     change = (
@@ -177,7 +175,7 @@ def _for_rgb(
         else "The stem's input channels were reversed: the published weights want BGR images, the imported "
         "ones RGB. For weights trained on RGB images (ml-cvnets from version 0.2 on) say so: channels rgb."
     )
-    return tensors | {_stem(network): stem.flip(1)}, [change]
+    return tensors | {stem_key(network): stem.flip(1)}, [change]
 
 
 def _parts(network: nn.Module, tensors: Tensors) -> list[dict[str, Any]]:

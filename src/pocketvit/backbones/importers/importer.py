@@ -70,6 +70,12 @@ class Importer:
     channels: ChannelOrder = "rgb"
     derived: tuple[str, ...] = ()
 
+    def marks_lacking(self, names: Iterable[str]) -> list[str]:
+        """The marks that no one of `names` has, as a person would write them: `stages.N.blocks.N.attn`."""
+        names = list(names)
+        lacking = [mark for mark in self.marks if not any(re.match(mark, name) for name in names)]
+        return [re.sub(r"\\d\+?", "N", mark).replace("\\", "").removesuffix("$") for mark in lacking]
+
     def marks_found(self, names: Iterable[str]) -> float:
         """The share of the marks that are among `names`; 1 is this code base."""
         names = list(names)

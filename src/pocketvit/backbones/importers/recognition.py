@@ -13,6 +13,7 @@ from pocketvit.backbones.importers import (
     timm_files,
 )
 from pocketvit.backbones.importers.importer import Importer
+from pocketvit.backbones.matching import with_nearest
 from pocketvit.backbones.registry import get_entry
 from pocketvit.backbones.weights_file import WeightsFile
 from pocketvit.core.errors import CheckpointError, UnknownNameError
@@ -55,7 +56,8 @@ def recognise(file: WeightsFile, *, model: str | None) -> Importer:
         return timm_files.named_importer(name)
     nearest = max(IMPORTERS, key=lambda importer: importer.marks_found(tensors))
     known = (
-        f"The nearest is {_describe(nearest)}, which always has names that this file lacks."
+        f"The nearest is {_describe(nearest)}, which always has names that this file lacks: "
+        f"{', '.join(with_nearest(mark, tensors) for mark in nearest.marks_lacking(tensors))}."
         if nearest.marks_found(tensors)
         else "No family that this library knows has names like these."
     )
