@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from pocketvit.backbones import create_model, get_entry, list_models
+from pocketvit.backbones.mobile_former_blocks import Row, make_block
 from pocketvit.backbones.mobile_former_layers import (
     ChannelShuffle,
     DynamicReLU,
@@ -10,6 +11,7 @@ from pocketvit.backbones.mobile_former_layers import (
     FormerToMobile,
     MobileToFormer,
 )
+from pocketvit.backbones.options import Reduction
 from pocketvit.core.errors import DataError
 
 # 52m: of the official code. The others: of this code, so that they do not change unnoticed.
@@ -229,6 +231,57 @@ def test_stochastic_depth_grows_with_depth():
     rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
     assert rates == sorted(rates)
     assert (rates[0], rates[-1]) == (0, pytest.approx(0.2))
+
+
+@pytest.mark.parametrize("size", [(12, 16), (11, 13)])
+@torch.no_grad()
+def test_dilated_blocks_compute_the_same_values_at_more_places(size, randomise):
+    rows = Row(block="down", expansion=2, out=12, stride=2), Row(block="flat", expansion=3, out=12)
+    token = torch.randn(2, 16).double()
+
+    def convolve(x, *steps):
+        for row, step in zip(rows, steps, strict=True):
+            block = make_block(row, x.shape[1], step, dim=16, groups=1)
+            x = randomise(block).double().eval().convolve(x, token)
+        return x
+
+    def step(stride, first, dilation):
+        return Reduction(stride=stride, first=first, dilation=dilation)
+
+    x = torch.randn(2, 8, *size).double()
+    few, many = convolve(x, step(2, 1, 1), step(1, 1, 1)), convolve(x, step(1, 1, 2), step(1, 2, 2))
+    assert many.shape[2:] == size
+    torch.testing.assert_close(many[:, :, ::2, ::2], few, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mobile_former_52m", "mobile_former_96m"])
+def test_depthwise_convolutions_beyond_the_output_stride_are_dilated(name):
+    model = create_model(name, output_stride=8)
+    found = []
+    for level in model.levels():
+        convs = [conv for block in level for conv in block.modules() if isinstance(conv, nn.Conv2d)]
+        found.append([(c.stride[0], c.dilation[0]) for c in convs if c.groups == c.in_channels])
+    assert {step for _, step in found[0] + found[1]} == {1}
+    assert found[2] == [(1, 1)] + [(1, 2)] * (len(found[2]) - 1)
+    assert found[3] == [(1, 2)] + [(1, 4)] * (len(found[3]) - 1)
+
+
+def test_checkpointing_runs_blocks_again_and_changes_no_gradient(randomise):
+    gradients, runs = [], []
+    for enable in (False, True):
+        model = randomise(create_model("mobile_former_52m", num_classes=3)).double().train()
+        model.set_grad_checkpointing(enable)
+        counted = [0]
+        for module in (model.stem, *model.features):
+            module.register_forward_pre_hook(
+                lambda *_, counted=counted: counted.__setitem__(0, counted[0] + 1)
+            )
+        model(torch.linspace(0, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64).double()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+        runs.append(counted[0])
+    assert runs == [1 + len(model.features), 2 * (1 + len(model.features))]
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-9, atol=1e-12)
 
 
 def test_entry_states_that_the_weights_have_no_licence():

@@ -14,7 +14,7 @@ from pocketvit.backbones.options import BuildOptions, Reduction, reductions
 from pocketvit.backbones.swiftformer import ConvEncoder
 from pocketvit.core.errors import ConfigError
 
-SMALLEST = ["mobilevit_xxs", "mobilevitv2_050", "swiftformer_xs", "cas_vit_xs"]
+SMALLEST = ["mobilevit_xxs", "mobilevitv2_050", "swiftformer_xs", "cas_vit_xs", "mobile_former_26m"]
 
 
 def dilations(module):

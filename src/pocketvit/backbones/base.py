@@ -206,7 +206,7 @@ class Backbone(nn.Module, ABC):
         by_module = [(pattern, (index,)) for index, pattern in enumerate(modules)]
         return {"stem": stem, "blocks": by_module if coarse else list(self.block_patterns) or by_module}
 
-    def _run(self, level: Level, x: Tensor) -> Tensor:
+    def _run(self, level: Level, x: Any) -> Any:
         for module in level:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(module, x, use_reentrant=False)

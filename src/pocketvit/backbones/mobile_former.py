@@ -10,50 +10,26 @@ the convolutions, and is read by X. `SPECS` has the tables; each line of rows is
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers.drop import DropPath
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone, Level, check_images, make_classifier
-from pocketvit.backbones.mobile_former_layers import (
-    ChannelShuffle,
-    DynamicReLU,
-    Former,
-    FormerToMobile,
-    MobileToFormer,
-)
+from pocketvit.backbones.mobile_former_blocks import Row, Streams, make_block, mix, pointwise
+from pocketvit.backbones.mobile_former_layers import MobileToFormer
+from pocketvit.backbones.options import DEFAULTS, BuildOptions, Reduction, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
 
 __all__ = ["SPECS", "MobileFormer", "MobileFormerSpec", "Row", "build"]
 
 HEAD_EXPANSION = 6  # of the last 1×1 convolution
-
-Streams = tuple[Tensor, Tensor]
-"""The feature map X `(B, C, H, W)` and the tokens Z `(B, M, d)`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row of the paper's table.
-
-    Attributes:
-        block: "lite" leaves the tokens alone, "flat" keeps the size, "down" halves it.
-        expansion: channels of the first depthwise convolution over those of the input.
-        out: channels of the output.
-    """
-
-    block: Literal["lite", "flat", "down"]
-    expansion: int
-    out: int
-    stride: int = 1
 
 
 def _lite(out: int, *, expansion: int = 2, stride: int = 1) -> Row:
@@ -139,17 +115,24 @@ class MobileFormer(Backbone):
 
     The feature maps of the levels are X. `forward_features` returns the last convolution's channels and then
     the first token, the same at every position: one map, so that `forward_head` needs nothing else.
+
+    With an output stride below 32 the last blocks that halve the map keep its size and the depthwise
+    convolutions from there on are dilated (see `reductions`); neither paper nor official code has a rule of
+    its own for this.
     """
 
     classifiers = ("classifier.classifier.1",)
 
-    def __init__(self, spec: MobileFormerSpec, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+    def __init__(
+        self, spec: MobileFormerSpec, *, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32
+    ) -> None:
         last_rows = _last_rows(spec.rows)
         super().__init__(
             num_classes=num_classes,
             in_chans=in_chans,
             widths=[spec.rows[index].out for index in last_rows],
             level_names=[f"features.{index}" for index in last_rows],
+            output_stride=output_stride,
         )
         chans = spec.rows[-1].out
         self.num_features = HEAD_EXPANSION * chans + spec.dim
@@ -160,7 +143,10 @@ class MobileFormer(Backbone):
         )
         widths = [spec.stem, *(row.out for row in spec.rows)]
         self.features = nn.Sequential(
-            *(_block(row, width, spec) for row, width in zip(spec.rows, widths, strict=False))
+            *(
+                make_block(row, width, step, dim=spec.dim, groups=spec.groups)
+                for row, width, step in zip(spec.rows, widths, _steps(spec.rows, output_stride), strict=False)
+            )
         )
         self.local_global = MobileToFormer(chans, spec.dim)
         self.classifier = _Head(chans, spec, num_classes)
@@ -225,12 +211,10 @@ class MobileFormer(Backbone):
     def _run_levels(self, x: Tensor, levels: Sequence[Level]) -> list[Streams]:
         """Both streams after each of the levels, the first of which begins with the stem."""
         check_images(x, self.in_chans)
-        streams = self.stem(x), self.tokens.weight.repeat(x.shape[0], 1, 1)
+        streams: Streams = self._run((self.stem,), x), self.tokens.weight.repeat(x.shape[0], 1, 1)
         results: list[Streams] = []
         for level in levels:
-            for block in level:
-                if block is not self.stem:
-                    streams = block(streams)
+            streams = self._run(tuple(block for block in level if block is not self.stem), streams)
             results.append(streams)
         return results
 
@@ -242,92 +226,12 @@ class MobileFormer(Backbone):
         return torch.cat([x, z[:, 0, :, None, None].expand(B, -1, H, W)], dim=1)
 
 
-class _LiteBlock(nn.Module):
-    """Depthwise 3×3 that widens, 1×1; a skip where the shape stays. The tokens pass by."""
-
-    def __init__(self, row: Row, chans: int, *, groups: int) -> None:
-        super().__init__()
-        self.skip = row.stride == 1 and row.out == chans
-        self.conv = nn.Sequential(
-            *_depthwise(chans, row.expansion * chans, stride=row.stride),
-            nn.ReLU6(),
-            _mix(chans, groups),
-            *_pointwise(row.expansion * chans, row.out, groups=groups),
-        )
-
-    def forward(self, streams: Streams) -> Streams:
-        x, z = streams
-        y = self.conv(x)
-        return (x + y if self.skip else y), z
-
-
-class _Block(nn.Module, ABC):
-    """What both two-stream blocks share: Z reads X, Z attends to itself, convolutions, X reads Z."""
-
-    def __init__(self, row: Row, chans: int, spec: MobileFormerSpec) -> None:
-        super().__init__()
-        self.local_global = MobileToFormer(chans, spec.dim)
-        self.global_block = Former(spec.dim)
-        self.global_local = FormerToMobile(row.out, spec.dim)
-
-    def forward(self, streams: Streams) -> Streams:
-        x, z = streams
-        z = self.global_block(self.local_global(x, z))
-        return self.global_local(self.convolve(x, z[:, 0]), z), z
-
-    @abstractmethod
-    def convolve(self, x: Tensor, token: Tensor) -> Tensor: ...
-
-
-class FlatBlock(_Block):
-    """1×1, depthwise 3×3, 1×1 as in MobileNetV2, with dynamic ReLUs; a skip where the width stays."""
-
-    def __init__(self, row: Row, chans: int, spec: MobileFormerSpec) -> None:
-        super().__init__(row, chans, spec)
-        hidden, groups = row.expansion * chans, spec.groups
-        self.skip = row.out == chans
-        self.conv1 = nn.Sequential(*_pointwise(chans, hidden, groups=groups), _mix(groups, groups))
-        self.hyper1 = DynamicReLU(hidden, spec.dim)
-        self.conv2 = nn.Sequential(*_depthwise(hidden, hidden))
-        self.hyper2 = DynamicReLU(hidden, spec.dim)
-        self.conv3 = nn.Sequential(*_pointwise(hidden, row.out, groups=groups), _mix(groups, groups))
-        self.drop_path = DropPath()
-
-    def convolve(self, x: Tensor, token: Tensor) -> Tensor:
-        """X after the convolutions, steered by the first token `(B, d)`."""
-        y = self.hyper1(self.conv1(x), token)
-        y = self.conv3(self.hyper2(self.conv2(y), token))
-        return x + self.drop_path(y) if self.skip else y
-
-
-class DownBlock(_Block):
-    """Half the size: depthwise 3×3 of stride 2, 1×1, then depthwise 3×3 and 1×1 with a skip."""
-
-    SECOND_EXPANSION = 4
-
-    def __init__(self, row: Row, chans: int, spec: MobileFormerSpec) -> None:
-        super().__init__(row, chans, spec)
-        first, second = row.expansion * chans, self.SECOND_EXPANSION * row.out
-        self.conv1 = nn.Sequential(*_depthwise(chans, first, stride=row.stride), _mix(chans, spec.groups))
-        self.hyper1 = DynamicReLU(first, spec.dim)
-        self.conv2 = nn.Sequential(*_pointwise(first, row.out, groups=spec.groups))
-        self.conv3 = nn.Sequential(*_depthwise(row.out, second), _mix(row.out, spec.groups))
-        self.hyper3 = DynamicReLU(second, spec.dim)
-        self.conv4 = nn.Sequential(*_pointwise(second, row.out, groups=spec.groups))
-        self.drop_path = DropPath()
-
-    def convolve(self, x: Tensor, token: Tensor) -> Tensor:
-        """X after the convolutions, steered by the first token `(B, d)`."""
-        x = self.conv2(self.hyper1(self.conv1(x), token))
-        return x + self.drop_path(self.conv4(self.hyper3(self.conv3(x), token)))
-
-
 class _Head(nn.Module):
     def __init__(self, chans: int, spec: MobileFormerSpec, num_classes: int) -> None:
         super().__init__()
         self.wide = wide = HEAD_EXPANSION * chans
         self.conv = nn.Sequential(
-            _mix(spec.groups, spec.groups), *_pointwise(chans, wide, groups=spec.groups), nn.ReLU6()
+            mix(spec.groups, spec.groups), *pointwise(chans, wide, groups=spec.groups), nn.ReLU6()
         )
         self.act = nn.Hardswish()
         self.fc = nn.Sequential(
@@ -342,39 +246,31 @@ class _Head(nn.Module):
         return self.fc(torch.cat([self.act(x), token], dim=1))
 
 
-def _block(row: Row, chans: int, spec: MobileFormerSpec) -> nn.Module:
-    match row.block:
-        case "lite":
-            return _LiteBlock(row, chans, groups=spec.groups)
-        case "flat":
-            return FlatBlock(row, chans, spec)
-        case "down":
-            return DownBlock(row, chans, spec)
-
-
 def _last_rows(rows: tuple[Row, ...]) -> list[int]:
     """The last row of each of the strides 4, 8, 16 and 32; the stem has stride 2."""
     starts = [index for index, row in enumerate(rows) if row.stride == 2]
     return [start - 1 for start in starts[1:]] + [len(rows) - 1]
 
 
-def _pointwise(in_chans: int, out_chans: int, *, groups: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(in_chans, out_chans, 1, groups=groups, bias=False), nn.BatchNorm2d(out_chans)
+def _steps(rows: tuple[Row, ...], output_stride: int) -> Iterator[Reduction]:
+    """Stride and dilations of each row, given the stride at which the network stops downsampling."""
+    same = Reduction(stride=1, first=1, dilation=1)
+    levels = iter((Reduction(stride=2, first=1, dilation=1), *reductions(output_stride)))
+    for row in rows:
+        step = next(levels) if row.stride == 2 else same
+        same = Reduction(stride=1, first=step.dilation, dilation=step.dilation)
+        yield step
 
 
-def _depthwise(in_chans: int, out_chans: int, *, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    conv = nn.Conv2d(in_chans, out_chans, 3, stride, 1, groups=in_chans, bias=False)
-    return conv, nn.BatchNorm2d(out_chans)
-
-
-def _mix(rows: int, groups: int) -> nn.Module:
-    """A channel shuffle where the 1×1 convolutions have groups, so that these exchange channels."""
-    return ChannelShuffle(rows) if groups > 1 else nn.Identity()
-
-
-def build(spec: MobileFormerSpec) -> Callable[[int, int], MobileFormer]:
+def build(spec: MobileFormerSpec, options: BuildOptions = DEFAULTS) -> Callable[[int, int], MobileFormer]:
     """What makes the network of a spec from (number of classes, input channels)."""
-    return lambda num_classes, in_chans: MobileFormer(spec, num_classes=num_classes, in_chans=in_chans)
+
+    def make(num_classes: int, in_chans: int) -> MobileFormer:
+        return MobileFormer(
+            spec, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
+        )
+
+    return make
 
 
 register(
@@ -394,6 +290,7 @@ register(
             source="arXiv 2108.05895, github.com/AAboys/MobileFormer",
             hub=None,
             build=build(spec),
+            configure=partial(build, spec),
         )
         for name, spec in SPECS.items()
     )

@@ -44,7 +44,7 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back.
 
-        A `crop_mode` is there unless it is "center": what was written before there was another stays as it is.
+        A `crop_mode` is there unless it is "center", so that what was written before there was another holds.
         """
         values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
         return {key: value for key, value in values.items() if (key, value) != ("crop_mode", "center")}
