@@ -11,7 +11,8 @@ Every cell runs in a process of its own (Linux), so that its memory is its own: 
 during the first pass at that size, less that just before (on a GPU, what the allocator counted), after a
 small pass that loads the libraries. Time is the median of repeated passes. The growth exponents are slopes of
 log(time) and log(memory) over the larger half of the token counts, where constant costs no longer show.
-Writes a JSON file and, beside it, a plot.
+Writes a JSON file and, beside it, a plot; the file also says what each mixer costs in a network of each
+family.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loglog import Panel, Series, loglog_svg
+from pocketvit.backbones import create_model, get_entry
+from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.console import progress_bar
 from pocketvit.core.errors import PocketvitError
 from pocketvit.core.files import write_json, write_text
@@ -50,6 +53,7 @@ SECONDS = 2.0
 """About how long a cell is timed after one pass to warm up."""
 AT_LEAST, AT_MOST = 3, 200
 """Passes timed."""
+NETWORKS = ("mobilevit_s", "mobilevitv2_100", "swiftformer_s", "cas_vit_s")
 COLOURS = dict(zip(NAMES, ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#d55e00"), strict=True))
 RESOLVED_MB = 0.2
 """Memory below this is not drawn: it drowns in what a process takes up page by page."""
@@ -94,6 +98,7 @@ def main() -> None:
         },
         "growth": {name: growth([row for row in rows if row["mixer"] == name]) for name in NAMES},
         "rows": rows,
+        "networks": [network(name, mixer) for name in NETWORKS for mixer in list_mixers()],
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -193,6 +198,14 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
         quantity.key: round(float(np.polyfit(tokens, np.log([row[quantity.key] for row in upper]), 1)[0]), 2)
         for quantity in QUANTITIES
     }
+
+
+def network(name: str, mixer: str) -> dict[str, Any]:
+    """Parameters and MACs of a network with this mixer, at its published size."""
+    size = get_entry(name).preprocessing.size
+    with torch.device("meta"):  # shapes only
+        cost = measure_complexity(create_model(name, mixer=mixer), size)
+    return {"model": name, "mixer": mixer, "size": size, "params": cost.params, "macs": cost.macs}
 
 
 def plot(result: dict[str, Any]) -> str:

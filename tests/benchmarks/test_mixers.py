@@ -75,3 +75,12 @@ def test_plot_has_labelled_axes_and_the_exponents_of_every_mixer(mixers):
     for name in mixers.NAMES:
         assert f"{name}: grows as N{'2.00' if 'softmax' in name else '1.00'}" in texts
     assert any("A & B, 1 thread, PyTorch 2.0" in text for text in texts)
+
+
+def test_networks_differ_by_their_mixer_alone(mixers):
+    own, other = (mixers.network("swiftformer_xs", mixer) for mixer in ("additive", "separable"))
+    assert own["size"] == 224
+    widths = (48, 56, 112, 220)  # one mixer a stage
+    additive = sum(4 * c * (c + 1) + c for c in widths)
+    separable = sum((c + 1) * (2 * c + 1) + c * (c + 1) for c in widths)
+    assert own["params"] - other["params"] == additive - separable
