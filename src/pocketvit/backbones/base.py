@@ -42,12 +42,16 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         classifiers: names of the linear classifiers; their logits are averaged.
+        bridge_blocks: where convolutions hand over to attention: for each place the names of the modules
+            that do it, with wildcards where rewriting for inference renames them. Q-HyViT scores these by
+            what comes out of the block.
         block_patterns: for `group_matcher`, regular expressions of parameter names and what timm adds to
             their numbers; none means one group a module of `levels`.
         feature_info: for each level its channels, stride and module, as timm has it.
     """
 
     classifiers: tuple[str, ...] = ("head",)
+    bridge_blocks: tuple[tuple[str, ...], ...] = ()
     block_patterns: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
 
     def __init__(

@@ -97,6 +97,11 @@ class CASViT(Backbone):
             self.network.append(Downsample(c, chans, stride=step.stride, dilation=step.first))
             self.network.append(stage(chans, depth=depth, dilation=step.dilation))
             c = chans
+        # every block has both; a stage first turns from convolutions to attention in its first
+        first = "attn.[qkv]*" if mixer is None else "attn"
+        self.bridge_blocks = tuple(
+            (f"network.{stage}.0.local_perception", f"network.{stage}.0.{first}") for stage in (0, 2, 4, 6)
+        )
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = make_classifier(self.num_features, num_classes)
         if isinstance(self.head, nn.Linear):

@@ -88,6 +88,10 @@ class EfficientFormer(_TwoClassifiers):
                 blocks[index] = TokenBlock(block)
             elif isinstance(block, timm_v1.Flat):
                 blocks[index] = nn.Identity()  # its place counts in the names of the parameters
+                # from the last convolutions to the first attention
+                self.bridge_blocks = (
+                    (f"stages.3.blocks.{index - 1}.mlp", f"stages.3.blocks.{index + 1}.token_mixer.qkv"),
+                )
 
     def normalise(self, x: Tensor) -> Tensor:
         """See `Backbone`: layer normalisation of each position."""
@@ -108,6 +112,7 @@ class EfficientFormerV2(_TwoClassifiers):
                 module.add_module("token_mixer", MapAttention(module.token_mixer))
             elif isinstance(module, timm_v2.Downsample) and module.attn is not None:
                 module.add_module("attn", DownsamplingAttention(module.attn))
+        self.bridge_blocks = tuple(_bridge(f"stages.{index}", self.stages[index]) for index in (2, 3))
 
     def normalise(self, x: Tensor) -> Tensor:
         """See `Backbone`."""
@@ -237,6 +242,13 @@ class DownsamplingAttention(BiasedAttention):
         scores = (q.transpose(2, 3) @ k) * self.scale + self.biases((x.shape[2], x.shape[3]))
         read = (scores.softmax(dim=-1) @ v.transpose(2, 3)).transpose(2, 3).reshape(local.shape)
         return self.proj(self.act(read + local))
+
+
+def _bridge(name: str, stage: nn.Module) -> tuple[str, str]:
+    """The last convolution before a stage's first attention, and the convolutions that this begins with."""
+    blocks = cast(nn.Sequential, stage.get_submodule("blocks"))
+    first = next(index for index, block in enumerate(blocks) if isinstance(block.token_mixer, MapAttention))
+    return f"{name}.blocks.{first - 1}.mlp.fc2", f"{name}.blocks.{first}.token_mixer.[qkv].*"
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pocketvit.backbones.base import Backbone, Level, check_images, make_classifier
 from pocketvit.backbones.mobile_former_blocks import Row, Streams, make_block, mix, pointwise
-from pocketvit.backbones.mobile_former_layers import MobileToFormer
+from pocketvit.backbones.mobile_former_layers import FormerToMobile, MobileToFormer
 from pocketvit.backbones.options import DEFAULTS, BuildOptions, Reduction, reductions
 from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.backbones.registry import ModelEntry, register
@@ -150,6 +150,9 @@ class MobileFormer(Backbone):
         )
         self.local_global = MobileToFormer(chans, spec.dim)
         self.classifier = _Head(chans, spec, num_classes)
+        # every time one stream reads the other
+        readers = (n for n, m in self.named_modules() if isinstance(m, MobileToFormer | FormerToMobile))
+        self.bridge_blocks = tuple((name,) for name in readers)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)

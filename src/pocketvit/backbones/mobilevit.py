@@ -118,6 +118,11 @@ class MobileViT(Backbone):
             c_in = c
         self.final_conv = ConvNorm(c_in, spec.features, act=nn.SiLU(inplace=True))
         self.head = PooledHead(spec.features, num_classes)
+        # from the convolution that makes the transformer's width to what its first attention begins with
+        first = "attn.[qkv]*" if mixer is None else "attn"
+        self.bridge_blocks = tuple(
+            (f"stages.{index}.1.conv_1x1", f"stages.{index}.1.transformer.0.{first}") for index in (2, 3, 4)
+        )
         init_byobnet(self)
 
     def levels(self) -> tuple[Level, Level, Level, Level]:

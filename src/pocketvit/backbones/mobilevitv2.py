@@ -118,6 +118,10 @@ class MobileViTV2(Backbone):
             self.stages.append(nn.Sequential(shrink, mix))
             c_in = c
         self.head = PooledHead(c_in, num_classes)
+        # from the convolution that makes the transformer's width to the end of its first attention
+        self.bridge_blocks = tuple(
+            (f"stages.{index}.1.conv_1x1", f"stages.{index}.1.transformer.0.attn") for index in (2, 3, 4)
+        )
         init_byobnet(self)
 
     def levels(self) -> tuple[Level, Level, Level, Level]:

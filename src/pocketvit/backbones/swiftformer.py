@@ -105,6 +105,9 @@ class SwiftFormer(Backbone):
             downsample = Downsample(c, chans, stride=step.stride, dilation=step.first)
             self.stages.append(stage(downsample, chans, depth=depth, dilation=step.dilation))
             c = chans
+        # where a stage turns from convolutions to attention: in its last block
+        last = [f"stages.{stage}.blocks.{depth - 1}" for stage, depth in enumerate(spec.depths)]
+        self.bridge_blocks = tuple((f"{name}.local_representation", f"{name}.attn") for name in last)
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head = make_classifier(self.num_features, num_classes)
         self.head_dist = make_classifier(self.num_features, num_classes)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pocketvit.backbones.base import Backbone
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization.network import Operand, QuantizedNetwork
 from pocketvit.quantization.operators import (
@@ -66,7 +67,7 @@ def capture(model: nn.Module, *, size: int, in_chans: int = 3) -> QuantizedNetwo
     assert isinstance(traced, fx.GraphModule)
     graph = _Rebuilt(traced)
     graph.run(torch.zeros(2, in_chans, size, size))
-    return graph.network(size)
+    return graph.network(size, model.bridge_blocks if isinstance(model, Backbone) else ())
 
 
 def _export(model: nn.Module, size: int, in_chans: int) -> torch.export.ExportedProgram:
@@ -100,13 +101,14 @@ class _Rebuilt(fx.Interpreter):
         self.floats: list[str] = []
         self.names: set[str] = set()
 
-    def network(self, size: int) -> QuantizedNetwork:
+    def network(self, size: int, bridge_blocks: tuple[tuple[str, ...], ...]) -> QuantizedNetwork:
         self.out.lint()
         return QuantizedNetwork(
             graph_module=fx.GraphModule(self.root, self.out),
             size=size,
             sources=self.operands,
             float_functions=tuple(self.floats),
+            bridge_blocks=bridge_blocks,
         )
 
     def run_node(self, n: fx.Node) -> Any:

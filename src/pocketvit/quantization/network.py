@@ -27,6 +27,7 @@ class QuantizedNetwork(nn.Module):
         sources: for each operand the name of the graph node that computed the numbers it reads, seen through
             reshapes and transposes: operands with one source read the same numbers.
         float_functions: arithmetic of the graph that is no operator and stays in float, with where it stands.
+        bridge_blocks: names of modules that the network's backbone calls so; see `quantization.bridges`.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class QuantizedNetwork(nn.Module):
         size: int,
         sources: dict[Operand, str],
         float_functions: tuple[str, ...],
+        bridge_blocks: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         super().__init__()
         self.graph_module, self.size = graph_module, size
         self.sources, self.float_functions = sources, float_functions
+        self.bridge_blocks = bridge_blocks
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, size, size)."""
@@ -105,6 +108,12 @@ class QuantizedNetwork(nn.Module):
         """All operands that read the same numbers, itself included."""
         source = self.sources[operand]
         return [other for other, produced in self.sources.items() if produced == source]
+
+    def replace(self, operator: Operator, other: Operator) -> None:
+        """Let `other`, of the same name, compute in the place of `operator`."""
+        operators = self.graph_module.get_submodule("operators")
+        (index,) = (key for key, found in operators.named_children() if found is operator)
+        setattr(operators, index, other)
 
     @contextmanager
     def only(self, quantized: Sequence[Operator]) -> Generator[None]:
