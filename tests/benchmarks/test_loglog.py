@@ -1,11 +1,12 @@
+from importlib import import_module
 from xml.etree import ElementTree
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def loglog(script):
-    return script("loglog")
+@pytest.fixture
+def loglog():
+    return import_module("loglog")
 
 
 def draw(loglog, *lines):

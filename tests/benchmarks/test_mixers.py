@@ -1,4 +1,5 @@
 from argparse import Namespace
+from importlib import import_module
 from xml.etree import ElementTree
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 ARGS = Namespace(device="cpu", threads=1, dim=8)
 
 
-@pytest.fixture(scope="module")
-def mixers(script):
-    return script("mixers")
+@pytest.fixture
+def mixers():
+    return import_module("mixers")
 
 
 def rows_of(mixers, name, exponent):
