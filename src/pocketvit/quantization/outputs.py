@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketvit.quantization.calibration import Calibration, samples
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Activation, Convolution, Operator
-from pocketvit.quantization.quantizers import UniformQuantizer
+from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
+from pocketvit.quantization.ranges import least_error
 from pocketvit.quantization.spec import QuantizationSpec
 
-__all__ = ["quantize_outputs"]
+__all__ = ["activation_behind", "quantize_output", "quantize_outputs"]
 
-_SHRINKS = tuple(1 - 0.02 * step for step in range(30))
 _BITS = 8
 """Whatever the width of the inputs: the result of a convolution is not multiplied by weights again."""
 
@@ -26,39 +27,77 @@ def quantize_outputs(
     calibration: Calibration,
     spec: QuantizationSpec,
 ) -> None:
-    """Give every quantized convolution an 8-bit quantizer for its result.
+    """Give every quantized convolution an 8-bit quantizer for its result, unless its readers have one.
 
-    The range is the one of least squared error behind the activation function that alone reads the result, if
-    there is one: what ReLU or SiLU flattens needs no integers.
+    Where everything that reads the result quantizes it in one way, that is what the convolution writes.
+    Otherwise the range is the one of least squared error behind the activation function that alone reads the
+    result, if there is one: what ReLU or SiLU flattens needs no integers.
     """
     del spec
-    convolutions = [o for o in operators if isinstance(o, Convolution) and o.has_quantizers]
+    convolutions = [
+        operator
+        for operator in operators
+        if isinstance(operator, Convolution)
+        and operator.has_quantizers
+        and operator.output is None
+        and not _is_read_as_one(network, operator)
+    ]
     for operator, sample in samples(network, calibration, convolutions):
-        with torch.no_grad():
-            operator.output = None
-            result = operator(*sample.inputs)
-            operator.output = _least_error(result, _reader(network, operator))
+        quantize_output(operator, sample.inputs, behind=activation_behind(network, operator))
 
 
-def _reader(network: QuantizedNetwork, operator: Operator) -> Activation | None:
+def quantize_output(operator: Operator, inputs: Sequence[Tensor], *, behind: Activation | None) -> None:
+    """Give one convolution a quantizer for its result.
+
+    Args:
+        inputs: what it reads.
+        behind: the activation function that alone reads the result.
+    """
+    with torch.no_grad():
+        operator.output = None
+        result = operator(*inputs)
+        function = None if behind is None else (lambda values: behind.compute([values], None))
+        operator.output = least_error(result, bits=_BITS, behind=function)
+
+
+def _is_read_as_one(network: QuantizedNetwork, operator: Operator) -> bool:
+    """Whether all that reads what `operator` returns rounds it to one grid first, and does nothing before.
+
+    ReLU is nothing where the grid begins at 0, as it does behind one.
+    """
+    reader = activation_behind(network, operator)
+    behind_relu = reader is not None and reader.function == "relu" and not reader.has_quantizers
+    grids = _grids(network, reader if behind_relu and reader is not None else operator)
+    first, *others = grids or [None]
+    if not isinstance(first, UniformQuantizer) or first.axis is not None:
+        return False
+    begins_at_zero = not behind_relu or float(first.low) == 0
+    return begins_at_zero and all(isinstance(q, UniformQuantizer) and q.same_grid(first) for q in others)
+
+
+def _grids(network: QuantizedNetwork, operator: Operator) -> list[Quantizer | None]:
+    """The quantizers of all that reads what `operator` returns, moved about at most; `None` for float."""
+    modules: dict[str, nn.Module] = dict(network.graph_module.named_modules())
+    (node,) = (
+        n for n in network.graph_module.graph.nodes if n.op == "call_module" and modules[n.target] is operator
+    )
+    found: list[Quantizer | None] = []
+    ahead = [(node, reader) for reader in node.users]
+    while ahead:
+        passed, reader = ahead.pop()
+        if reader.op == "output":
+            found.append(None)
+        elif reader.op == "call_function":
+            ahead += [(reader, further) for further in reader.users]
+        else:
+            reading = cast(Operator, modules[str(reader.target)])
+            for index in (i for i, read in enumerate(reader.args) if read is passed):
+                moved_only = network.sources[reading.name, index] == node.name
+                found.append(reading.input_quantizers[index] if moved_only else None)
+    return found
+
+
+def activation_behind(network: QuantizedNetwork, operator: Operator) -> Activation | None:
     """The activation function that alone reads what `operator` returns."""
     reader = network.only_reader(operator)
     return reader if isinstance(reader, Activation) else None
-
-
-def _least_error(x: Tensor, reader: Activation | None) -> UniformQuantizer:
-    low, high = x.aminmax()
-
-    def function(y: Tensor) -> Tensor:
-        return y if reader is None else reader.compute([y], None)
-
-    wanted = function(x)
-    best, chosen = torch.inf, None
-    for below in _SHRINKS if reader is not None else (1.0,):
-        for above in (1.0, 0.9, 0.8, 0.7):
-            quantizer = UniformQuantizer.from_range(low * below, high * above, bits=_BITS)
-            error = float((function(quantizer(x)) - wanted).square().mean())
-            if error < best:
-                best, chosen = error, quantizer
-    assert chosen is not None, "the error of a finite tensor is finite"
-    return chosen

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pocketvit.core.names import unknown_name
+from pocketvit.quantization.methods.easyquant import EASYQUANT
 from pocketvit.quantization.methods.method import Method
 from pocketvit.quantization.methods.observed import MINMAX, OMSE, PERCENTILE
+from pocketvit.quantization.methods.pocket import POCKET
+from pocketvit.quantization.methods.ptq4vit import PTQ4VIT
 
 __all__ = ["METHODS", "Method", "get_method"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (MINMAX, PERCENTILE, OMSE)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (POCKET, MINMAX, PERCENTILE, OMSE, EASYQUANT, PTQ4VIT)
+}
 """All methods by name."""
 
 

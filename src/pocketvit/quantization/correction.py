@@ -1,0 +1,201 @@
+"""Closed-form corrections of weights: make up for what the quantization of the inputs did, then round well.
+
+Both need only the second moments of what an operator reads, H = E[x xᵀ] over images and places, for each
+group of a convolution: no gradients, and one linear solve an operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pocketvit.quantization.operators import Convolution, Linear
+from pocketvit.quantization.quantizers import UniformQuantizer
+
+__all__ = ["WeightedOperator", "correct_weights", "least_error_weights"]
+
+WeightedOperator = Convolution | Linear
+
+_SHRINKS = tuple(1 - 0.02 * step for step in range(25))
+_DAMPING = 0.01
+"""Share of the mean second moment that is added to H before it is inverted."""
+
+_RIDGE = 0.1
+"""The same for the correction of the inputs' error, which has fewer images than unknowns to learn from."""
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Second moments of what an operator reads and should return, centred, in double precision.
+
+    Attributes:
+        inputs: H, (groups, k, k).
+        errors: E[x rᵀ] with r what the result lacks, (groups, k, out).
+        read: E[x], (groups, k).
+        wanted: E[y], (groups, out).
+        count: how many vectors they are averaged over.
+    """
+
+    inputs: Tensor
+    errors: Tensor
+    read: Tensor
+    wanted: Tensor
+    count: int
+
+
+def correct_weights(
+    operator: WeightedOperator, read: Tensor, wanted: Tensor, quantizer: UniformQuantizer
+) -> None:
+    """Replace the weights by ones on the quantizer's grid that bring the results nearest to the wanted ones.
+
+    In order: W ← W + ((H + λI)⁻¹ E[x rᵀ])ᵀ with r = y − Wx makes up for the error of the inputs (ERQ,
+    activation part); the columns are rounded one after the other, the error of each passed on to those still
+    to come (OPTQ, section 3); the bias takes what is left of the mean. Each of the first two is kept only if
+    it brings images it has not seen nearer to their results.
+
+    Args:
+        read: what the operator reads in the quantized network, already quantized; (N, …).
+        wanted: what it returned in the float network; (N, …).
+        quantizer: of the weights, a scale an output channel.
+    """
+    seen = max(1, len(read) * 3 // 4)
+    parts = _moments(operator, read[:seen], wanted[:seen])
+    unseen = _moments(operator, read[seen:], wanted[seen:]) if seen < len(read) else None
+    original = _matrix(operator)
+    best, plan = torch.inf, (False, False)
+    for choice in ((False, False), (False, True), (True, True)):
+        tried = _solve(original, parts, quantizer, *choice)
+        error = _error(tried, original, unseen or parts)
+        if error < best * (1 - 1e-6):
+            best, plan = error, choice
+    everything = _moments(operator, read, wanted) if unseen else parts
+    matrix = _solve(original, everything, quantizer, *plan)
+    mean = everything.wanted - torch.einsum("gok,gk->go", matrix, everything.read)
+    weight = operator.weight
+    assert weight is not None
+    operator.weight = _frozen(matrix.reshape(weight.shape).to(weight.dtype))
+    operator.bias = _frozen(mean.reshape(-1).to(weight.dtype))
+
+
+def least_error_weights(operator: WeightedOperator, read: Tensor, *, bits: int) -> UniformQuantizer:
+    """Symmetric, a scale an output channel, of least E[((W − Ŵ) x)²] as if channels were independent."""
+    weight = operator.weight
+    assert weight is not None
+    matrix = _matrix(operator)
+    moment = _vectors(operator, read).square().mean(dim=1).double()  # (groups, k)
+    bound = weight.flatten(1).abs().amax(dim=1)
+    base = UniformQuantizer.from_range(-bound, bound, bits=bits, scheme="symmetric", axis=0, narrow=True)
+    best = torch.full_like(base.scale, torch.inf, dtype=torch.float64)
+    chosen = base.scale.clone()
+    for shrink in _SHRINKS:
+        quantizer = UniformQuantizer(scale=base.scale * shrink, qmin=base.qmin, qmax=base.qmax, axis=0)
+        rounded = quantizer(weight).double().reshape(matrix.shape)
+        error = ((rounded - matrix).square() * moment[:, None]).sum(dim=-1).flatten()
+        better = error < best
+        best, chosen = torch.where(better, error, best), torch.where(better, quantizer.scale, chosen)
+    return UniformQuantizer(scale=chosen, qmin=base.qmin, qmax=base.qmax, axis=0)
+
+
+def _solve(
+    original: Tensor, moments: _Moments, quantizer: UniformQuantizer, ridge: bool, feedback: bool
+) -> Tensor:
+    """Weights (groups, out, k) on the grid."""
+    matrix = original
+    if ridge:
+        damped = _damped(moments.inputs, _RIDGE * (1 + 10 * original.shape[-1] / moments.count))
+        matrix = matrix + torch.linalg.solve(damped, moments.errors).mT
+    scale = quantizer.scale.double().reshape(matrix.shape[0], -1)
+    if not feedback:
+        return _round(matrix, scale[..., None], quantizer)
+    return _round_in_turn(matrix, _damped(moments.inputs, _DAMPING), scale, quantizer)
+
+
+def _round_in_turn(matrix: Tensor, second: Tensor, scale: Tensor, quantizer: UniformQuantizer) -> Tensor:
+    """Column by column; the error of a column is spread over the later ones by the factor U of H⁻¹ = Uᵀ U."""
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(second)), upper=True)
+    left, done = matrix.clone(), torch.empty_like(matrix)
+    for k in range(matrix.shape[-1]):
+        done[..., k] = _round(left[..., k], scale, quantizer)
+        error = (left[..., k] - done[..., k]) / upper[:, None, k, k]
+        left[..., k + 1 :] -= error[..., None] * upper[:, None, k, k + 1 :]
+    return done
+
+
+def _round(values: Tensor, scale: Tensor, quantizer: UniformQuantizer) -> Tensor:
+    return (values / scale).round().clamp(quantizer.qmin, quantizer.qmax) * scale
+
+
+def _damped(second: Tensor, share: float) -> Tensor:
+    """H + λ I with λ a share of the mean of its diagonal."""
+    k = second.shape[-1]
+    mean = second.diagonal(dim1=1, dim2=2).mean(dim=-1).clamp_min(1e-12)
+    return second + (share * mean)[:, None, None] * torch.eye(k, dtype=second.dtype)
+
+
+def _error(matrix: Tensor, original: Tensor, moments: _Moments) -> float:
+    """E[(y − Ŵx)²] but for a constant, the bias taking the mean: D H Dᵀ − 2 D E[x rᵀ] with D = Ŵ − W."""
+    step = matrix - original
+    quadratic = torch.einsum("gok,gkl,gol->", step, moments.inputs, step)
+    return float(quadratic - 2 * torch.einsum("gok,gko->", step, moments.errors))
+
+
+def _moments(operator: WeightedOperator, read: Tensor, wanted: Tensor) -> _Moments:
+    x, y = _vectors(operator, read), _results(operator, wanted)
+    mean_x, mean_y = x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True)
+    x, y = x - mean_x, y - mean_y
+    matrix = _matrix(operator)
+    count = x.shape[1]
+    second = (x.mT @ x).double() / count
+    lacking = (x.mT @ y).double() / count - second @ matrix.mT
+    return _Moments(second, lacking, mean_x[:, 0].double(), mean_y[:, 0].double(), count)
+
+
+def _matrix(operator: WeightedOperator) -> Tensor:
+    """The weights as (groups, out, k) in double precision."""
+    assert operator.weight is not None
+    groups = operator.groups if isinstance(operator, Convolution) else 1
+    weight = operator.weight.detach().double()
+    return weight.reshape(groups, len(weight) // groups, -1)
+
+
+def _vectors(operator: WeightedOperator, x: Tensor) -> Tensor:
+    """What each result is a product of the weights with: (groups, vectors, k)."""
+    if isinstance(operator, Linear):
+        return (x.mT if operator.left else x).reshape(1, -1, x.shape[-2 if operator.left else -1])
+    assert operator.weight is not None
+    kernel = operator.weight.shape[2:]
+    if kernel.numel() == 1 and operator.stride == (1, 1) and operator.padding in {(0, 0), "valid"}:
+        patches = x.flatten(2)
+    else:
+        patches = functional.unfold(
+            x, tuple(kernel), dilation=operator.dilation, padding=_padding(operator), stride=operator.stride
+        )
+    N, _, L = patches.shape
+    grouped = patches.reshape(N, operator.groups, -1, L)
+    return grouped.permute(1, 0, 3, 2).reshape(operator.groups, N * L, -1)
+
+
+def _results(operator: WeightedOperator, y: Tensor) -> Tensor:
+    """The results in the same order: (groups, vectors, out)."""
+    if isinstance(operator, Linear):
+        return (y.mT if operator.left else y).reshape(1, -1, y.shape[-2 if operator.left else -1])
+    N, channels = y.shape[:2]
+    grouped = y.reshape(N, operator.groups, channels // operator.groups, -1)
+    return grouped.permute(1, 0, 3, 2).reshape(operator.groups, -1, channels // operator.groups)
+
+
+def _padding(operator: Convolution) -> tuple[int, int]:
+    assert operator.weight is not None
+    if not isinstance(operator.padding, str):
+        return tuple(operator.padding)
+    if operator.padding == "valid":
+        return (0, 0)
+    high, wide = (d * (k - 1) // 2 for d, k in zip(operator.dilation, operator.weight.shape[2:], strict=True))
+    return (high, wide)
+
+
+def _frozen(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=False)

@@ -1,0 +1,94 @@
+"""`pocket`, the default: one walk, no gradients, only quantizers that integer kernels execute.
+
+The network is walked in order, so that each operator sees what the integers before it really deliver:
+
+1. The range of a tensor is the one of least squared error, shared by all that read the tensor, so that an
+   integer runtime writes it once (least error: OMSE, Choukroun et al.; the rest ours).
+2. Weights get the scale of least error of the operator's result, by the second moments of what is read; a
+   scale an output channel.
+3. Closed-form correction of the weights: the inputs' error by ridge regression (ERQ), rounding with feedback
+   (OPTQ), each kept only where images it has not seen agree; the bias takes the mean error.
+4. What a convolution returns is quantized to 8 bits in the range that matters behind its activation function.
+
+It takes the sequential order from EasyQuant, step 1 from OMSE, step 3 from ERQ and OPTQ; that a step is kept
+only where it pays, and step 4, are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pocketvit.core.console import progress_bar
+from pocketvit.quantization.calibration import Calibration
+from pocketvit.quantization.correction import correct_weights, least_error_weights
+from pocketvit.quantization.methods.method import Method
+from pocketvit.quantization.network import QuantizedNetwork
+from pocketvit.quantization.operators import Convolution, Linear, Operator
+from pocketvit.quantization.outputs import activation_behind, quantize_output
+from pocketvit.quantization.quantizers import UniformQuantizer
+from pocketvit.quantization.ranges import least_error
+from pocketvit.quantization.spec import QuantizationSpec
+from pocketvit.quantization.walk import Step, walk
+
+__all__ = ["POCKET", "calibrate"]
+
+
+def calibrate(
+    network: QuantizedNetwork,
+    operators: Sequence[Operator],
+    calibration: Calibration,
+    spec: QuantizationSpec,
+) -> None:
+    """Set every quantizer of `operators` in one walk through the network."""
+    chosen, shared = set(operators), dict[tuple[str, int], UniformQuantizer]()
+    with progress_bar() as bar:
+        for step in bar.track(
+            walk(network, calibration), description="quantizing", total=len(network.operators)
+        ):
+            if step.operator in chosen:
+                _inputs(network, step, spec, shared)
+                _weights(step, spec)
+                if spec.integer_outputs is not False:
+                    _output(network, step)
+
+
+def _inputs(
+    network: QuantizedNetwork,
+    step: Step,
+    spec: QuantizationSpec,
+    shared: dict[tuple[str, int], UniformQuantizer],
+) -> None:
+    name, bits = step.operator.name, spec.activation_bits(step.operator.name)
+    for index, x in enumerate(step.inputs):
+        key = (network.sources[name, index], bits)
+        if key not in shared:
+            shared[key] = least_error(x, bits=bits)
+        step.operator.set_input(index, shared[key])
+
+
+def _weights(step: Step, spec: QuantizationSpec) -> None:
+    operator = step.operator
+    if not isinstance(operator, Convolution | Linear):
+        return
+    (read,) = operator.quantized_inputs(step.inputs)
+    quantizer = least_error_weights(operator, read, bits=spec.weight_bits(operator.name))
+    correct_weights(operator, read, step.wanted.output, quantizer)
+    operator.weight_quantizer = quantizer
+
+
+def _output(network: QuantizedNetwork, step: Step) -> None:
+    """Where an operator reads the result directly, its own quantizer will do."""
+    if isinstance(step.operator, Convolution):
+        behind = activation_behind(network, step.operator)
+        if behind is not None:
+            quantize_output(step.operator, step.inputs, behind=behind)
+
+
+POCKET = Method(
+    name="pocket",
+    calibrate=calibrate,
+    title="least-error ranges, weights corrected in closed form; all of it runs in integers",
+    source="this project; takes from OMSE, ERQ and OPTQ",
+    integer=True,
+    integer_outputs=True,
+)
