@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-TINY = ["--device", "cpu", "--size", "32", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
+# 64 px: at 32 the last map is odd, where MobileViTv2 differs from timm (see `MobileViTV2Block`)
+TINY = ["--device", "cpu", "--size", "64", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
 
 
 def measured(out: Path, *arguments: str) -> dict:
