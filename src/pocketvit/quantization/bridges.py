@@ -59,7 +59,11 @@ class Remainder:
 
     Args:
         start: the operator before it.
-        ends: operators that depend on `start`, whose outputs are returned.
+        ends: operators whose outputs are returned if they depend on `start`; one of them does.
+
+    Attributes:
+        ends: those that depend on it.
+        float_outputs: what each of them returns in the float network.
     """
 
     def __init__(
@@ -71,17 +75,18 @@ class Remainder:
         ends: Sequence[Operator],
     ) -> None:
         nodes = _operator_nodes(network)
-        self._ends = [nodes[operator] for operator in ends]
         affected = _downstream([nodes[start]])
-        wanted = _upstream(self._ends)
+        self.ends = [operator for operator in ends if nodes[operator] in affected]
+        end_nodes = [nodes[operator] for operator in self.ends]
+        wanted = _upstream(end_nodes)
         tensors = _Recorder(network, nodes=None).record(calibration.images[:1])
         inside = {node for node in wanted if node in affected and node is not nodes[start]}
         self._outside: dict[fx.Node, None] = {}
         self._take(inside, affected, tensors)
-        # what depends on no image is read where it is; the rest is recorded from the float network
-        self._values = _Recorder(network, nodes=self._outside).record(calibration.images)
+        self._values = _Recorder(network, nodes=[*self._outside, *end_nodes]).record(calibration.images)
+        self.float_outputs = [self._values[node] for node in end_nodes]
         self._images = len(calibration.images)
-        self._run = self._build(network, nodes[start], inside)
+        self._run = self._build(network, nodes[start], end_nodes, inside)
 
     def __call__(self, output: Tensor, images: slice) -> tuple[Tensor, ...]:
         """Outputs of the block for `output` of the operator, (images, …), of these calibration images."""
@@ -101,7 +106,9 @@ class Remainder:
                 else:
                     self._outside[node] = None
 
-    def _build(self, network: QuantizedNetwork, start: fx.Node, inside: set[fx.Node]) -> fx.GraphModule:
+    def _build(
+        self, network: QuantizedNetwork, start: fx.Node, ends: Sequence[fx.Node], inside: set[fx.Node]
+    ) -> fx.GraphModule:
         graph = fx.Graph()
         copies = {start: graph.placeholder("output")}
         for index, node in enumerate(self._outside):
@@ -109,7 +116,7 @@ class Remainder:
         for node in network.graph_module.graph.nodes:
             if node in inside:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output(tuple(copies[node] for node in self._ends))
+        graph.output(tuple(copies[node] for node in ends))
         return fx.GraphModule(network.graph_module, graph)
 
 
