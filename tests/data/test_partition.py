@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvit.core.errors import DataError
-from pocketvit.data.partition import stratified_sample, stratified_split
+from pocketvit.data.partition import balanced_sample, stratified_sample, stratified_split
 
 labels_of = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
@@ -81,3 +81,23 @@ def test_sample_depends_on_the_seed():
     assert stratified_sample(labels, ids(labels), n=20, seed=0) != stratified_sample(
         labels, ids(labels), n=20, seed=1
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=labels_of, n=st.integers(0, 70), seed=st.integers(0, 5))
+def test_balanced_sample_takes_of_each_class_in_turn(labels, n, seed):
+    chosen = balanced_sample(labels, ids(labels), n=n, seed=seed)
+    assert len(chosen) == len(set(chosen)) == min(n, len(labels))
+    there, taken = Counter(labels), Counter(labels[i] for i in chosen)
+    most = max(taken.values(), default=0)
+    assert all(taken[label] >= min(there[label], most - 1) for label in there)
+    assert chosen[: n // 2] == balanced_sample(labels, ids(labels), n=n // 2, seed=seed)
+
+
+def test_balanced_sample_depends_on_the_seed():
+    labels = [i // 100 for i in range(1000)]
+    draws = [balanced_sample(labels, ids(labels), n=4, seed=seed) for seed in range(3)]
+    assert len({frozenset(labels[i] for i in draw) for draw in draws}) > 1, "the classes too are drawn"
+    assert draws[0] == balanced_sample(labels, ids(labels), n=4, seed=0)
+    few = balanced_sample([0] * 50 + [1, 2], ids(range(52)), n=10, seed=0)
+    assert {50, 51} <= set(few), "rare classes are not left out"

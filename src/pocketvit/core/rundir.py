@@ -10,6 +10,7 @@
       checkpoints/      safetensors + JSON, see pocketvit.training.checkpoints
       evaluation.json   accuracy, confusion matrix, mistakes
       model.onnx        the deliverable; export.json says how it was verified
+      model.int8.onnx   the same in integers, where asked for; quantization.json says how and how well
       benchmark.json    latency, memory, size beside a MobileNet
       report.html       all of it, for people
 """
@@ -41,8 +42,8 @@ _FILES = (
     "metrics.jsonl",
     "evaluation.json",
     "model.onnx",
-    "model.unverified.onnx",
     "export.json",
+    "quantization.json",
     "benchmark.json",
     "report.html",
 )
@@ -90,8 +91,8 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove what an earlier run wrote here, and nothing else."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
+        for path in [*(self.path / name for name in _FILES), *self.path.glob("model.*.onnx")]:
+            path.unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
         """Whether the file `name` is there."""

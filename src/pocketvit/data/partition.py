@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pocketvit.core.errors import DataError
 
-__all__ = ["stratified_sample", "stratified_split"]
+__all__ = ["balanced_sample", "stratified_sample", "stratified_split"]
 
 
 def stratified_split(
@@ -64,6 +64,20 @@ def stratified_sample(labels: Sequence[int], ids: Sequence[str], *, n: int, seed
         order = sorted(members, key=lambda i: (_hash(seed, "sample", ids[i]), i))
         chosen += order[: counts[label]]
     return sorted(chosen)
+
+
+def balanced_sample(labels: Sequence[int], ids: Sequence[str], *, n: int, seed: int) -> list[int]:
+    """Indices of `n` images, or all there are, spread as evenly over the classes as they allow.
+
+    Each class gives one image in turn, and they come in that order, so that any part of them is spread
+    too. With more classes than images the seed chooses the classes.
+    """
+    places: list[tuple[int, bytes, int]] = []  # round, class in the seed's order, image
+    for label, members in _by_class(labels).items():
+        order = sorted(members, key=lambda i: (_hash(seed, "balanced", ids[i]), i))
+        turn = _hash(seed, "class", str(label))
+        places += [(position, turn, index) for position, index in enumerate(order)]
+    return [index for *_, index in sorted(places)[:n]]
 
 
 def _by_class(labels: Sequence[int]) -> dict[int, list[int]]:

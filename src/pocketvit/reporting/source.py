@@ -19,13 +19,20 @@ STAGES = {
 }
 """What each result file of a run holds, in words; the file's name is the key with `.json`."""
 
-_RECORDED_AS = {"training": "train", "evaluation": "evaluate"}
+_RECORDED_AS = {"training": "train", "evaluation": "evaluate", "quantization": "quantize"}
 """Stages that `run.json` names by their verb."""
+
+_OPTIONAL = ("quantization",)
+"""Result files of stages that not every job has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """What each stage wrote; `None` for a stage that has not finished. The schemas are those of the files."""
+    """What each stage wrote; `None` for a stage that has not finished. The schemas are those of the files.
+
+    Attributes:
+        quantization: about the integer file, where one was asked for; not among `STAGES`.
+    """
 
     name: str
     run: dict[str, Any]
@@ -36,6 +43,7 @@ class RunFiles:
     export: dict[str, Any] | None
     benchmark: dict[str, Any] | None
     metrics: list[dict[str, Any]]
+    quantization: dict[str, Any] | None = None
 
     @property
     def missing(self) -> list[str]:
@@ -57,6 +65,6 @@ def read_run(run: RunDirectory) -> RunFiles:
         stage: run.read(f"{stage}.json")
         if run.has(f"{stage}.json") and _RECORDED_AS.get(stage, stage) not in begun
         else None
-        for stage in STAGES
+        for stage in (*STAGES, *_OPTIONAL)
     }
     return RunFiles(name=run.path.resolve().name, run=overview, metrics=run.read_metrics(), **results)
