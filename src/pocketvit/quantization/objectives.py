@@ -67,11 +67,16 @@ class Cosine(Objective):
     Source: EasyQuant (arXiv 2006.16669), scale optimization.
     """
 
+    def __init__(self, target: Tensor) -> None:
+        super().__init__(target)
+        self._wanted: dict[int | None, Tensor] = {}
+
     @override
     def __call__(self, output: Tensor, *, keep: int | None = None) -> Tensor:
-        rows, wanted = (_vectors(x, keep) for x in (output, self.target))
+        if keep not in self._wanted:
+            self._wanted[keep] = _vectors(self.target, keep)
         # ½|o/‖o‖ − ô/‖ô‖|² is the same and loses no digits when the two are close.
-        distance = (rows - wanted).square_().sum(dim=1) / 2
+        distance = (_vectors(output, keep) - self._wanted[keep]).square_().sum(dim=1) / 2
         return distance.mean() if keep is None else distance
 
 
@@ -81,4 +86,6 @@ def _vectors(x: Tensor, keep: int | None) -> Tensor:
 
 
 def _mean(error: Tensor, keep: int | None) -> Tensor:
-    return error.mean() if keep is None else error.movedim(keep, 0).flatten(1).mean(dim=1)
+    if keep is None:
+        return error.mean()
+    return error.mean(dim=[d for d in range(error.dim()) if d != keep % error.dim()])
