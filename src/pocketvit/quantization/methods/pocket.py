@@ -16,7 +16,7 @@ only where it pays, and step 4, are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from pocketvit.core.console import progress_bar
 from pocketvit.quantization.calibration import Calibration
@@ -40,7 +40,7 @@ def calibrate(
     spec: QuantizationSpec,
 ) -> None:
     """Set every quantizer of `operators` in one walk through the network."""
-    chosen, shared = set(operators), dict[tuple[str, int], UniformQuantizer]()
+    chosen, shared = set(operators), dict[Hashable, UniformQuantizer]()
     with progress_bar() as bar:
         for step in bar.track(
             walk(network, calibration), description="quantizing", total=len(network.operators)
@@ -56,11 +56,12 @@ def _inputs(
     network: QuantizedNetwork,
     step: Step,
     spec: QuantizationSpec,
-    shared: dict[tuple[str, int], UniformQuantizer],
+    shared: dict[Hashable, UniformQuantizer],
 ) -> None:
     name, bits = step.operator.name, spec.activation_bits(step.operator.name)
     for index, x in enumerate(step.inputs):
-        key = (network.sources[name, index], bits)
+        # Parts of one tensor have one source, but each part a range of its own.
+        key = (network.sources[name, index], bits, x.numel(), *map(float, x.aminmax()))
         if key not in shared:
             shared[key] = least_error(x, bits=bits)
         step.operator.set_input(index, shared[key])

@@ -1,0 +1,61 @@
+"""`pocket`: every quantizer runs in integers, tensors are rounded once, and it beats min-max."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.quantization.quantizers import UniformQuantizer
+
+
+def logits_error(network, images, wanted):
+    with torch.no_grad():
+        return float((network(images) - wanted).square().mean())
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_is_nearer_to_the_float_network_than_minmax(tiny, bits):
+    calibration = Calibration(torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(2)))
+    images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        wanted = tiny(images)
+    spec = QuantizationSpec(weights=bits, activations=bits, integer_outputs=False)
+    ours = quantize(tiny, spec, calibration)
+    plain = quantize(tiny, spec.model_copy(update={"method": "minmax"}), calibration)
+    assert logits_error(ours, images, wanted) < logits_error(plain, images, wanted)
+
+
+def test_every_quantizer_is_one_that_integer_kernels_execute(tiny, calibration):
+    network = quantize(tiny, QuantizationSpec(), calibration)
+    for operator in network.operators.values():
+        for quantizer in operator.input_quantizers:
+            if quantizer is not None:
+                assert isinstance(quantizer, UniformQuantizer)
+                assert quantizer.axis is None
+                assert quantizer.qmin <= quantizer.zero_point <= quantizer.qmax
+        if operator.weight_quantizer is not None:
+            assert operator.weight_quantizer.axis == 0
+            assert not operator.weight_quantizer.zero_point.any()
+
+
+def test_all_that_read_a_tensor_share_its_quantizer(tiny, calibration):
+    network = quantize(tiny, QuantizationSpec(), calibration)
+    depthwise, gate = network.operator("depthwise"), network.operator("gate")
+    assert depthwise.input_quantizers[0] is gate.input_quantizers[0]
+
+
+def test_partial_scope_leaves_norms_softmax_and_activations_in_float(tiny, calibration):
+    network = quantize(tiny, QuantizationSpec(), calibration)
+    float_kinds = {o.kind for o in network.operators.values() if not o.has_quantizers}
+    assert float_kinds == {"norm", "softmax", "activation"}
+    whole = quantize(tiny, QuantizationSpec(scope="full"), calibration)
+    assert all(o.has_quantizers for o in whole.operators.values())
+
+
+def test_the_same_images_give_the_same_network(tiny, calibration):
+    first, second = (quantize(tiny, QuantizationSpec(), calibration) for _ in range(2))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )

@@ -1,0 +1,74 @@
+"""Samples and gradients against hooks and autograd on the plain network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pocketvit.core.errors import DataError
+from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.quantization import calibration as module
+from pocketvit.quantization.calibration import float_logits, output_gradients, samples
+
+
+def test_samples_are_what_the_float_network_does(tiny, tiny_model, calibration):
+    network = quantize(tiny, QuantizationSpec(method="minmax"), calibration)
+    found = {operator.name: sample for operator, sample in samples(network, calibration)}
+    assert list(found) == list(network.operators)
+    with torch.no_grad():
+        stem = tiny_model.stem(calibration.images)
+        assert torch.allclose(found["stem"].output, stem, atol=1e-4)
+        assert torch.allclose(found["depthwise"].inputs[0], tiny_model.act(stem), atol=1e-4)
+        assert torch.allclose(found["head"].output, tiny_model(calibration.images), atol=1e-3)
+
+
+def test_little_memory_gives_the_same_samples(tiny, calibration, monkeypatch):
+    whole = {o.name: s.output for o, s in samples(tiny, calibration)}
+    monkeypatch.setattr(module, "_MEMORY", 1)
+    assert all(torch.equal(s.output, whole[o.name]) for o, s in samples(tiny, calibration))
+
+
+def test_gradients_of_the_quantized_network(tiny, calibration):
+    target = float_logits(tiny, calibration)
+    network = quantize(tiny, QuantizationSpec(method="minmax", weights=4, activations=4), calibration)
+    operators = list(network.operators.values())
+    found = output_gradients(network, calibration, operators, target)
+    # the last operator's gradient has a closed form: (softmax(z) − softmax(target)) / images in the batch
+    with torch.no_grad():
+        logits = network(calibration.images)
+    wanted = (logits.softmax(-1) - target.softmax(-1)) / 4
+    assert torch.allclose(found["head"], wanted, atol=1e-6)
+    assert all(found[o.name].shape[0] == len(calibration.images) for o in operators)
+
+
+def test_t1_gradients_of_the_float_network_are_noise(tiny, calibration):
+    target = float_logits(tiny, calibration)
+    quantized = quantize(tiny, QuantizationSpec(method="minmax"), calibration)
+    operators = list(quantized.operators.values())
+    real = output_gradients(quantized, calibration, operators, target)
+    noise = module._gradients(tiny, calibration.images, target, list(tiny.operators.values()))
+    for operator in operators:
+        assert noise[operator.name].abs().max() < 1e-3 * real[operator.name].abs().max()
+
+
+def test_t1_a_network_without_gradients_is_refused(tiny, calibration, monkeypatch):
+    operators = list(tiny.operators.values())
+    monkeypatch.setattr(
+        module, "_gradients", lambda *_: {operator.name: torch.zeros(4, 2) for operator in operators}
+    )
+    with pytest.raises(DataError, match="All gradients of the quantized network are 0"):
+        output_gradients(tiny, calibration, operators, float_logits(tiny, calibration))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(0, 3, 8, 8), None, "no calibration images"),
+        (torch.zeros(3, 8, 8), None, "no calibration images"),
+        (torch.full((2, 3, 8, 8), torch.nan), None, "not finite"),
+        (torch.zeros(4, 3, 8, 8), torch.ones(4), "one class"),
+    ],
+)
+def test_bad_images_are_refused(images, labels, message):
+    with pytest.raises(DataError, match=message):
+        Calibration(images, labels)

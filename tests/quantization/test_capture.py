@@ -1,0 +1,134 @@
+"""The graph of operators computes what the network computes, for every family."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from pocketvit import create_model
+from pocketvit.core.errors import ExportError
+from pocketvit.deployment.preparation import prepare_for_quantization
+from pocketvit.quantization import capture
+
+SMALLEST = {
+    "mobilevit_xxs": {"convolution", "linear", "matmul", "addition", "norm", "softmax", "activation"},
+    "mobilevitv2_050": {"convolution", "linear", "matmul", "multiplication", "addition", "norm", "softmax"},
+    "swiftformer_xs": {"convolution", "multiplication", "reduction", "addition", "activation"},
+    "cas_vit_xs": {"convolution", "multiplication", "addition", "reduction", "activation"},
+    "mobile_former_26m": {"convolution", "linear", "matmul", "softmax", "norm", "addition"},
+    "efficientformer_l1": {"convolution", "linear", "matmul", "softmax", "norm", "addition"},
+    "efficientformerv2_s0": {"convolution", "linear", "matmul", "softmax", "addition"},
+    "mobilenetv3_small_100": {"convolution", "linear", "multiplication", "addition", "activation"},
+    "resnet18": {"convolution", "linear", "addition", "activation"},
+}
+
+
+def settled(name):
+    """Weights and batch statistics as of a network that has seen images, so that logits are of size 1."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=10)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(8, 3, 64, 64))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_computes_what_the_network_computes(name):
+    model = settled(name)
+    network = prepare_for_quantization(model, size=64)
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted, found = model.double()(images.double()), network(images)
+        alone = network(images[:1])
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert (alone - wanted[:1]).abs().max() < 1e-4 * wanted.abs().max()
+    kinds = {operator.kind for operator in network.operators.values()}
+    assert kinds >= SMALLEST[name]
+
+
+def test_batch_normalisations_are_folded():
+    network = prepare_for_quantization(settled("mobilevit_xxs"), size=64)
+    assert not any("batch_norm" in function for function in network.float_functions)
+
+
+def test_names_are_unique_and_begin_with_their_module(tiny):
+    for name, operator in tiny.operators.items():
+        assert name == operator.name
+        assert name.startswith(operator.module)
+    assert Counter(o.kind for o in tiny.operators.values()) == {
+        "convolution": 3,
+        "linear": 3,
+        "matmul": 2,
+        "activation": 3,
+        "multiplication": 1,
+        "addition": 1,
+        "norm": 1,
+        "softmax": 1,
+        "reduction": 1,
+    }
+
+
+def test_operands_with_one_source_read_the_same_numbers(tiny):
+    assert tiny.sources["depthwise", 0] == tiny.sources["gate", 0]
+    assert tiny.sources["attention/addition", 0] == tiny.sources["attention.norm/norm", 0]
+    assert tiny.sources["attention/matmul", 0] == tiny.sources["attention/matmul", 1]  # parts of qkv
+    assert tiny.sources["head", 0] != tiny.sources["attention.qkv", 0]
+
+
+class Masked(nn.Module):
+    """Constants, a bias added by hand, a product from the left, fused attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 6))
+        self.bias = nn.Parameter(torch.randn(4))
+        self.table = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x):
+        tokens = (self.weight @ x.flatten(2) + self.bias[:, None]).transpose(1, 2)
+        attended = nn.functional.scaled_dot_product_attention(
+            tokens, tokens, tokens, attn_mask=self.table * 2
+        )
+        return attended.mean(1)
+
+
+def test_constants_biases_and_fused_attention():
+    model = Masked()
+    network = capture(model, size=4, in_chans=6)
+    images = torch.randn(5, 6, 4, 4)
+    assert torch.allclose(network(images), model(images), atol=1e-5)
+    (linear,) = (o for o in network.operators.values() if o.kind == "linear")
+    assert linear.bias is not None
+    assert [o.kind for o in network.operators.values()] == [
+        "linear",
+        "matmul",
+        "softmax",
+        "matmul",
+        "reduction",
+    ]
+
+
+def test_the_network_is_not_changed(tiny_model):
+    before = {key: value.clone() for key, value in tiny_model.state_dict().items()}
+    tiny_model.train()
+    capture(tiny_model, size=16)
+    assert tiny_model.training
+    tiny_model.eval()
+    assert all(torch.equal(value, before[key]) for key, value in tiny_model.state_dict().items())
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+
+def test_a_network_that_cannot_be_traced_is_refused():
+    with pytest.raises(ExportError, match="Branching cannot be traced"):
+        capture(Branching(), size=8)

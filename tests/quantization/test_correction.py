@@ -1,0 +1,109 @@
+"""Closed-form corrections: the algebra against a solver, and that they help where they are kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pocketvit.quantization import correction
+from pocketvit.quantization.correction import correct_weights, least_error_weights
+from pocketvit.quantization.operators import Convolution, Linear
+from pocketvit.quantization.quantizers import UniformQuantizer
+
+
+def make(kind):
+    random = torch.Generator().manual_seed(3)
+    mix = torch.randn(8, 8, generator=random)
+    common = {"name": "x", "module": "x"}
+    if kind in {"dense", "depthwise", "strided"}:
+        groups = 8 if kind == "depthwise" else 1
+        x = torch.einsum("nchw,cd->ndhw", torch.randn(32, 8, 9, 9, generator=random), mix)
+        weight = torch.randn(8, 8 // groups, 3, 3, generator=random)
+        stride = (2, 2) if kind == "strided" else (1, 1)
+        operator = Convolution(
+            **common, weight=weight, stride=stride, padding=(1, 1), dilation=(1, 1), groups=groups
+        )
+        return operator, x
+    x = torch.randn(32, 20, 8, generator=random) @ mix
+    weight = torch.randn(6, 8, generator=random)
+    return Linear(**common, weight=weight, left=kind == "left"), x.mT if kind == "left" else x
+
+
+KINDS = ("dense", "depthwise", "strided", "linear", "left")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_and_results_belong_together(kind):
+    operator, x = make(kind)
+    output = operator.compute([x], operator.weight)
+    vectors, results = correction._vectors(operator, x), correction._results(operator, output)
+    product = vectors.double() @ correction._matrix(operator).mT
+    assert torch.allclose(product, results.double(), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_comes_no_farther_on_images_it_has_not_seen_and_nearer_where_rounding_is_coarse(kind, bits):
+    operator, x = make(kind)
+    wanted = operator.compute([x], operator.weight)
+    grid = UniformQuantizer.from_range(x.min(), x.max(), bits=4)
+    quantizer = least_error_weights(operator, grid(x[:24]), bits=bits)
+    plain = operator.compute([grid(x[24:])], quantizer(operator.weight))
+    correct_weights(operator, grid(x[:24]), wanted[:24], quantizer)
+    better = operator.compute([grid(x[24:])], quantizer(operator.weight))
+    ratio = (better - wanted[24:]).square().mean() / (plain - wanted[24:]).square().mean()
+    # the error of a 4-bit input, which no weight can undo, is in both
+    assert ratio < (0.9 if bits == 3 and kind != "depthwise" else 1.001)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_corrected_weights_are_on_the_grid(kind):
+    operator, x = make(kind)
+    quantizer = least_error_weights(operator, x, bits=4)
+    correct_weights(operator, x, operator.compute([x], operator.weight), quantizer)
+    assert torch.allclose(quantizer(operator.weight), operator.weight, atol=1e-6)
+
+
+def test_rounding_in_turn_beats_rounding_to_nearest_and_is_near_the_best_there_is():
+    random = torch.Generator().manual_seed(0)
+    x = (
+        torch.randn(500, 5, generator=random, dtype=torch.float64)
+        @ torch.randn(5, 5, generator=random).double()
+    )
+    second = (x.T @ x / len(x))[None]
+    weight = torch.randn(1, 1, 5, generator=random).double()
+    grid = UniformQuantizer(scale=torch.tensor([0.5]), qmin=-8, qmax=7, axis=0)
+    scale = grid.scale.double().reshape(1, 1)
+
+    def loss(w):
+        return float(torch.einsum("gok,gkl,gol->", w - weight, second, w - weight))
+
+    found = loss(correction._round_in_turn(weight, second, scale, grid))
+    nearest = loss(correction._round(weight, scale[..., None], grid))
+    floors = (weight / 0.5).floor()
+    offsets = torch.cartesian_prod(*[torch.tensor([-1.0, 0, 1, 2])] * 5).double()
+    best = min(loss((floors + o) * 0.5) for o in offsets)
+    assert best - 1e-9 <= found <= nearest
+
+
+def test_ridge_is_least_squares():
+    operator, x = make("linear")
+    read = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    wanted = operator.compute([x], operator.weight)
+    moments = correction._moments(operator, read, wanted)
+    exact = correction._matrix(operator) + torch.linalg.solve(moments.inputs, moments.errors).mT
+    a = read.reshape(-1, 8).double()
+    a = torch.cat([a, torch.ones(len(a), 1)], dim=1)
+    solution = torch.linalg.lstsq(a, wanted.reshape(-1, 6).double()).solution[:8].T
+    assert torch.allclose(exact[0], solution, atol=1e-4)
+
+
+def test_weights_of_zero_and_inputs_of_zero_stay_finite():
+    operator, x = make("dense")
+    torch.nn.init.zeros_(operator.weight)
+    for read in (x, x * 0):
+        quantizer = least_error_weights(operator, read, bits=8)
+        correct_weights(operator, read, functional.conv2d(x, operator.weight, padding=1), quantizer)
+        assert torch.isfinite(operator.weight).all()
+        assert torch.isfinite(operator.bias).all()

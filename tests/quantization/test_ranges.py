@@ -1,0 +1,74 @@
+"""Observers against numpy and exhaustive search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketvit.quantization.quantizers import UniformQuantizer
+from pocketvit.quantization.ranges import least_error, minmax, omse, percentile
+
+HEAVY = torch.cat(
+    [torch.randn(5000, generator=torch.Generator().manual_seed(0)), torch.tensor([60.0, -40.0])]
+)
+
+
+def error(quantizer, x):
+    return float((quantizer(x) - x).square().mean())
+
+
+def test_minmax_covers_everything():
+    quantizer = minmax(HEAVY, bits=8, scheme="asymmetric")
+    assert float(quantizer.high - quantizer.low) == pytest.approx(100, rel=1e-5)
+
+
+def test_percentile_is_numpys():
+    quantizer = percentile(HEAVY, bits=8, scheme="asymmetric", share=0.99)
+    low, high = np.quantile(HEAVY.numpy(), [0.01, 0.99], method="nearest")
+    assert float(quantizer.scale) == pytest.approx((high - low) / 255, rel=1e-3)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_omse_is_the_best_of_ninety_shrinks(bits):
+    tried = [
+        UniformQuantizer.from_range(HEAVY.min() * (1 - i / 100), HEAVY.max() * (1 - i / 100), bits=bits)
+        for i in range(90)
+    ]
+    found = omse(HEAVY, bits=bits, scheme="asymmetric")
+    assert error(found, HEAVY) == pytest.approx(min(error(q, HEAVY) for q in tried), rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_least_error_is_within_its_slack_of_every_other_observer(bits):
+    found = error(least_error(HEAVY, bits=bits), HEAVY)
+    for other in (minmax, omse, percentile):
+        assert found <= error(other(HEAVY, bits=bits, scheme="asymmetric"), HEAVY) * 1.06
+
+
+def test_least_error_behind_a_function_ignores_what_it_flattens():
+    x = torch.linspace(-20, 4, 5000)
+    plain, behind = least_error(x, bits=8), least_error(x, bits=8, behind=torch.relu)
+    assert behind.low > plain.low
+    assert error(lambda _: torch.relu(behind(x)), torch.relu(x)) < error(
+        lambda _: torch.relu(plain(x)), torch.relu(x)
+    )
+
+
+@given(
+    st.integers(2, 8),
+    st.sampled_from([(0.0, 0.0), (1.0, 0.0), (0.0, 1e-30), (5.0, 1e-3), (0.0, 1e30), (-7.0, 1.0)]),
+    st.integers(1, 40),
+)
+def test_no_tensor_gives_nan_or_a_dead_range(bits, shape, count):
+    centre, spread = shape
+    x = centre + spread * torch.linspace(-1, 1, count)
+    for observer in (minmax, omse, percentile):
+        quantizer = observer(x, bits=bits, scheme="asymmetric")
+        assert torch.isfinite(quantizer(x)).all()
+        assert quantizer.high > quantizer.low
+    quantizer = least_error(x, bits=bits)
+    assert torch.isfinite(quantizer(x)).all()
+    assert quantizer.high > quantizer.low
