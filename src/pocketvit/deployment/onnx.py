@@ -20,7 +20,7 @@ from pocketvit.core.files import sha256_of, write_bytes
 from pocketvit.deployment.rewrites import Rewrite, rewrite_for_inference
 from pocketvit.tasks.card import ModelCard
 
-__all__ = ["OnnxFile", "export_onnx", "frozen_copy", "trace"]
+__all__ = ["OnnxFile", "check_graph", "export_onnx", "frozen_copy", "tidy", "trace"]
 
 # Opset 20 is the first with Gelu as an operator; at 18 it is spelled out as five, and SwiftFormer and
 # EfficientFormerV2 run 20 to 30 % slower in ONNX Runtime 1.31. Opset 21 turns MobileViTv2's normalisation
@@ -73,11 +73,11 @@ def export_onnx(model: nn.Module, path: Path, *, card: ModelCard) -> OnnxFile:
     rewritten, rewrites = rewrite_for_inference(network.double(), size=size)
     network.float()
     graph = trace(frozen_copy(rewritten), size)
-    _tidy(graph)
+    tidy(graph)
     cost = measure_complexity(network, size)
     metadata = card.to_metadata() | {"params": str(cost.params), "macs": str(cost.macs)}
     helper.set_model_props(graph, metadata)
-    _check(graph, classes=len(card.classes))
+    check_graph(graph, classes=len(card.classes))
     write_bytes(path, graph.SerializeToString())
     return OnnxFile(
         path=path,
@@ -137,7 +137,7 @@ def trace(model: nn.Module, size: int) -> onnx.ModelProto:
     return optimizer.optimize(program.model_proto, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
 
 
-def _tidy(graph: onnx.ModelProto) -> None:
+def tidy(graph: onnx.ModelProto) -> None:
     """Drop the exporter's debugging notes: a tenth of the file, and they name folders of this machine."""
     for node in graph.graph.node:
         node.ClearField("metadata_props")
@@ -149,7 +149,12 @@ def _tidy(graph: onnx.ModelProto) -> None:
     graph.graph.ClearField("doc_string")
 
 
-def _check(graph: onnx.ModelProto, *, classes: int) -> None:
+def check_graph(graph: onnx.ModelProto, *, classes: int) -> None:
+    """Refuse a graph that is not valid, not of any batch size, or of another number of classes.
+
+    Raises:
+        ExportError: one of these.
+    """
     if graph.ByteSize() > _LARGEST:
         raise ExportError("The network is larger than 2 GB, more than one ONNX file can hold.")
     try:

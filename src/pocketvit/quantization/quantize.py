@@ -6,6 +6,7 @@ import copy
 
 from torch import nn
 
+from pocketvit.quantization.biases import round_biases
 from pocketvit.quantization.calibration import Calibration
 from pocketvit.quantization.capture import capture
 from pocketvit.quantization.methods import get_method
@@ -47,6 +48,7 @@ def quantize(
     wanted = method.integer_outputs if spec.integer_outputs is None else spec.integer_outputs
     if wanted:
         quantize_outputs(network, operators, calibration, spec)
+    round_biases(operators)
     return network.eval().requires_grad_(False)
 
 

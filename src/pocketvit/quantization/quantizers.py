@@ -108,6 +108,13 @@ class UniformQuantizer(Quantizer):
         scale, zero = (_along(part, x, self.axis) for part in (self.scale, self.zero_point))
         return (self(x) / scale + zero).round().to(torch.int32)
 
+    def same_grid(self, other: UniformQuantizer) -> bool:
+        """Whether both round to the same numbers."""
+        mine, others = ((q.qmin, q.qmax, q.axis, q.scale.shape) for q in (self, other))
+        return mine == others and torch.equal(
+            torch.stack((self.scale, self.zero_point)), torch.stack((other.scale, other.zero_point))
+        )
+
     @property
     def low(self) -> Tensor:
         """Smallest representable number, shape of `scale`."""

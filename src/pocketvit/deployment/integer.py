@@ -1,0 +1,89 @@
+"""Write a quantized network as one ONNX file that runtimes execute in integers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from pocketvit.core.files import sha256_of, write_bytes
+from pocketvit.deployment.onnx import OnnxFile, check_graph, tidy, trace
+from pocketvit.quantization import QuantizedNetwork
+from pocketvit.quantization.lowering import lower
+from pocketvit.tasks.card import ModelCard
+
+__all__ = ["OPERATORS_KEY", "export_integer"]
+
+OPERATORS_KEY = "pocketvit.operators"
+"""Metadata of the file: name and kind of every operator, and which were left in float."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def export_integer(
+    network: QuantizedNetwork,
+    path: Path,
+    *,
+    card: ModelCard,
+    cost: Mapping[str, int] | None = None,
+) -> OnnxFile:
+    """Write `network` to `path`: QuantizeLinear and DequantizeLinear around every quantized operator.
+
+    Weights are int8 with a scale for each output channel, activations uint8, biases int32; grids of fewer
+    than 8 bits are the same integers within explicit bounds. Input, output, card and atomic writing are those
+    of `export_onnx`. A node is named after its operator: `stages.0.conv/Conv`.
+
+    Args:
+        cost: `params` and `macs` of the network before it was rewritten, for the metadata.
+
+    Raises:
+        ExportError: a quantizer that no integer kernel executes, named; or the graph cannot be written.
+        StorageError: the disk is full or not writable; a previous file is untouched.
+    """
+    started = time.perf_counter()
+    graph = trace(lower(network), network.size)
+    _name_nodes(graph, list(network.operators))
+    tidy(graph)
+    metadata = card.to_metadata() | {key: str(value) for key, value in (cost or {}).items()}
+    metadata[OPERATORS_KEY] = json.dumps(_stated(network))
+    helper.set_model_props(graph, metadata)
+    check_graph(graph, classes=len(card.classes))
+    write_bytes(path, graph.SerializeToString())
+    return OnnxFile(
+        path=path,
+        sha256=sha256_of(path),
+        bytes=path.stat().st_size,
+        opset=graph.opset_import[0].version,
+        nodes=len(graph.graph.node),
+        seconds=time.perf_counter() - started,
+        metadata=metadata,
+        rewrites=(),
+    )
+
+
+def _stated(network: QuantizedNetwork) -> dict[str, Any]:
+    """Kind of every operator, `float` before it where it is not quantized; and other arithmetic in float."""
+    kinds = {
+        name: operator.kind if operator.quantized and operator.has_quantizers else f"float {operator.kind}"
+        for name, operator in network.operators.items()
+    }
+    return {"operators": kinds, "functions": list(network.float_functions)}
+
+
+def _name_nodes(graph: onnx.ModelProto, operators: list[str]) -> None:
+    """Name nodes after the operators that they are part of, so that runtimes speak of these."""
+    seen: Counter[str] = Counter()
+    for node in graph.graph.node:
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        for scope in notes.get(_SCOPES, "").replace("'", "").strip("[]").split(", "):
+            container, _, index = scope.partition(".")
+            if container == "operators" and index.isdigit():
+                name = f"{operators[int(index)]}/{node.op_type}"
+                seen[name] += 1
+                node.name = name if seen[name] == 1 else f"{name}-{seen[name]}"

@@ -1,0 +1,252 @@
+"""From a calibrated network to one whose export is a graph that integer kernels execute.
+
+Every quantizer becomes ONNX's QuantizeLinear and DequantizeLinear; weights and biases become the integers
+that they are. Runtimes merge an operator with the pairs around it into one integer kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from pocketvit.core.errors import ExportError
+from pocketvit.quantization.biases import bias_unit
+from pocketvit.quantization.network import QuantizedNetwork
+from pocketvit.quantization.operators import Convolution, Linear, Operator
+from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
+
+__all__ = ["check_integer", "lower"]
+
+
+def lower(network: QuantizedNetwork) -> nn.Module:
+    """A module that torch.onnx.export writes as a graph of integers; it computes nothing in torch.
+
+    Operators keep their place, `operators.0`, `operators.1` … of the result in the order of
+    `network.operators`.
+
+    Raises:
+        ExportError: a quantizer that no integer kernel can execute, with its operator's name.
+    """
+    check_integer(network)
+    graph_module = copy.deepcopy(network.graph_module)
+    operators = graph_module.get_submodule("operators")
+    for index, operator in list(operators.named_children()):
+        setattr(operators, index, _lowered(cast(Operator, operator)))
+    assert isinstance(graph_module, fx.GraphModule)
+    return graph_module.eval()
+
+
+def check_integer(network: QuantizedNetwork) -> None:
+    """Refuse quantizers that integer kernels cannot execute.
+
+    Raises:
+        ExportError: the first one, named, and what to do.
+    """
+    for name, operator in network.operators.items():
+        if not operator.quantized:
+            continue
+        for index, quantizer in enumerate(operator.input_quantizers):
+            _check_activation(quantizer, f"input {index} of {name}")
+        _check_activation(operator.output, f"the output of {name}")
+        _check_weight(operator, name)
+
+
+def _check_activation(quantizer: Quantizer | None, where: str) -> None:
+    if quantizer is None:
+        return
+    uniform = _uniform(quantizer, where)
+    if uniform.axis is not None:
+        raise ExportError(
+            f"There is a scale for each channel of {where}: it cannot leave the sum over channels, so no "
+            "integer kernel of ONNX Runtime or OpenVINO takes it.",
+            fix="Quantize it by tensor, move the scales into the weights before it, or keep it in float.",
+        )
+    zero = float(uniform.zero_point)
+    if not uniform.qmin <= zero <= uniform.qmax:
+        raise ExportError(
+            f"The zero point of {where} is {zero:.0f}, outside {uniform.qmin} to {uniform.qmax}.",
+            fix="Widen the range so that it contains 0.",
+        )
+
+
+def _check_weight(operator: Operator, name: str) -> None:
+    if operator.weight_quantizer is None:
+        return
+    uniform = _uniform(operator.weight_quantizer, f"the weights of {name}")
+    if uniform.zero_point.any() or uniform.qmin < -128 or uniform.qmax > 127:
+        raise ExportError(
+            f"The weights of {name} have zero points; integer kernels take signed weights around 0.",
+            fix="Quantize weights by the symmetric scheme.",
+        )
+    if not isinstance(operator, Convolution | Linear):
+        raise ExportError(f"{name} ({operator.kind}) has quantized weights, and no integer kernel has such.")
+    if uniform.axis not in {None, operator.weight_axis}:
+        raise ExportError(
+            f"The scales of the weights of {name} run along dimension {uniform.axis}.",
+            fix="Give each output channel one scale.",
+        )
+
+
+def _uniform(quantizer: Quantizer, where: str) -> UniformQuantizer:
+    if isinstance(quantizer, UniformQuantizer):
+        return quantizer
+    raise ExportError(
+        f"{type(quantizer).__name__} of {where} is not evenly spaced: no integer kernel carries it.",
+        fix="Choose a method whose table says that it ends in integers, or keep this operator in float.",
+    )
+
+
+def _lowered(operator: Operator) -> nn.Module:
+    if not operator.quantized or not operator.has_quantizers:
+        return operator
+    if isinstance(operator, Convolution):
+        return _IntegerConvolution(operator)
+    if isinstance(operator, Linear):
+        return _IntegerLinear(operator)
+    return _Integer(operator)
+
+
+class _Integer(nn.Module):
+    """An operator between integers."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__()
+        self.operator = operator
+        self.read = nn.ModuleList(_activation(quantizer) for quantizer in operator.input_quantizers)
+        self.write = _activation(operator.output)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the operator computes."""
+        return self.write(self.compute([grid(x) for x, grid in zip(inputs, self.read, strict=True)]))
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The operator itself."""
+        return self.operator.compute(inputs, self.operator.weight)
+
+
+class _IntegerConvolution(_Integer):
+    def __init__(self, operator: Convolution) -> None:
+        super().__init__(operator)
+        self.weight, self.bias = _parameters(operator, dims=4)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        o = cast(Convolution, self.operator)
+        bias = None if self.bias is None else self.bias()
+        return functional.conv2d(inputs[0], self.weight(), bias, o.stride, o.padding, o.dilation, o.groups)
+
+
+class _IntegerLinear(_Integer):
+    """x Wᵀ as a product of two matrices, W x as a 1×1 convolution: integer kernels exist for these."""
+
+    def __init__(self, operator: Linear) -> None:
+        super().__init__(operator)
+        self.weight, self.bias = _parameters(operator, dims=4 if operator.left else 2)
+
+    @override
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        if cast(Linear, self.operator).left:
+            return super().forward(x.flatten(0, -3).unsqueeze(-2)).reshape(*x.shape[:-2], -1, x.shape[-1])
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        bias = None if self.bias is None else self.bias()
+        if cast(Linear, self.operator).left:
+            return functional.conv2d(inputs[0], self.weight(), bias)
+        return functional.linear(inputs[0], self.weight(), bias)
+
+
+class _Activation(nn.Module):
+    """Rounds to a grid of unsigned 8-bit integers; narrower grids are clipped to before."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: UniformQuantizer) -> None:
+        super().__init__()
+        # Signed integers are moved up by 128: kernels for unsigned ones exist everywhere and are the faster.
+        shift = 128 if quantizer.qmin < 0 else 0
+        self.register_buffer("scale", quantizer.scale.clone())
+        self.register_buffer("zero_point", (quantizer.zero_point + shift).to(torch.uint8))
+        full = (quantizer.qmin + shift, quantizer.qmax + shift) == (0, 255)
+        self.bounds = None if full else (float(quantizer.low), float(quantizer.high))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest representable numbers."""
+        if self.bounds is not None:
+            x = x.clamp(*self.bounds)
+        integers = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (x, self.scale, self.zero_point), dtype=torch.uint8, shape=x.shape
+        )
+        return _dequantized(integers, self.scale, self.zero_point, axis=None)
+
+
+def _activation(quantizer: Quantizer | None) -> nn.Module:
+    return nn.Identity() if quantizer is None else _Activation(cast(UniformQuantizer, quantizer))
+
+
+class _Integers(nn.Module):
+    """Fixed integers and what they stand for."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, integers: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("integers", integers)
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=integers.dtype))
+
+    def forward(self) -> Tensor:
+        """The numbers."""
+        return _dequantized(self.integers, self.scale, self.zero_point, axis=0 if self.scale.dim() else None)
+
+
+def _dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int | None) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        "DequantizeLinear",
+        (integers, scale, zero_point),
+        {} if axis is None else {"axis": axis},
+        dtype=torch.float32,
+        shape=integers.shape,
+    )
+
+
+def _parameters(operator: Operator, *, dims: int) -> tuple[nn.Module, nn.Module | None]:
+    """Weights, of so many dimensions, and bias as integers; the bias in the sums' own unit, s_x s_w."""
+    weight, bias, grid = operator.weight, operator.bias, operator.weight_quantizer
+    assert weight is not None
+    shape = (*weight.shape, *[1] * (dims - weight.dim()))
+    weights: nn.Module = _Constant(weight.reshape(shape))
+    if isinstance(grid, UniformQuantizer):
+        scale = grid.scale if grid.axis is None else grid.scale.expand(len(weight))
+        weights = _Integers(grid.integers(weight).to(torch.int8).reshape(shape), scale)
+    if bias is None:
+        return weights, None
+    unit = bias_unit(operator)
+    if unit is None:
+        return weights, _Constant(bias)
+    return weights, _Integers((bias.double() / unit).round().to(torch.int32), unit)
+
+
+class _Constant(nn.Module):
+    """Numbers that stay as they are."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        """The numbers."""
+        return self.value
