@@ -3,8 +3,9 @@
     E[(g · (o − ô))²],   g = ∂L/∂o
 
 (Q-HyViT, section III: hybrid reconstruction). The sum over calibration images is given in parts, the first
-of them small: all terms are positive, so a candidate whose first images already cost more than the best
-candidate costs altogether need not be tried on the others. That leaves the result of the search as it is.
+of them small: no term is negative, so a candidate whose first images already cost more than the best one
+costs altogether need not be tried on the others. That leaves the result of the search as it is, and saves
+most where the images with the largest gradients come first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Losses", "Reconstruction", "search_scales"]
 Losses = Callable[[UniformQuantizer], Iterable[Tensor]]
 """The loss of a candidate in parts, each of shape () or, where every channel is scored alone, (channels,)."""
 
-_FIRST_PART = 2
+_FIRST_PART = 4
 """Images; every further part is as large as all before it."""
 
 
@@ -103,7 +104,7 @@ class Reconstruction:
 
 
 def search_scales(
-    base: UniformQuantizer, grid: Sequence[float], losses: Losses
+    base: UniformQuantizer, grid: Sequence[float], losses: Losses, *, bound: float = torch.inf
 ) -> tuple[UniformQuantizer, float]:
     """`base` with the factor on its scales that costs least: one factor for all, or one for each channel.
 
@@ -111,29 +112,34 @@ def search_scales(
     losses that are not finite leave the factor nearest to 1, so that no objective without a preference ever
     picks a scale of almost 0 (a dead operator).
 
+    Args:
+        bound: nothing that costs as much is of interest; looked at where there is one factor for all.
+
     Returns:
-        The best quantizer and its loss, summed over channels.
+        The best quantizer and its loss, summed over channels; `base` and infinity if none is of interest.
     """
     best: Tensor | None = None
     chosen = torch.ones_like(base.scale)
     with torch.no_grad():
         for factor in sorted(grid, key=lambda f: abs(f - 1)):
-            found = _total(losses(scaled(base, factor)), best)
+            found = _total(losses(scaled(base, factor)), best, bound)
             if found is None:
                 continue
             better = torch.isfinite(found) if best is None else found < best
             best = found if best is None else torch.where(better, found, best)
             chosen = torch.where(better, torch.full_like(chosen, factor), chosen)
-    assert best is not None, "a grid has at least one factor"
+    if best is None:
+        return base, torch.inf
     return scaled(base, chosen), float(best.sum())
 
 
-def _total(parts: Iterable[Tensor], best: Tensor | None) -> Tensor | None:
-    """The sum of `parts`; `None` as soon as it is clear that it is nowhere below `best`."""
+def _total(parts: Iterable[Tensor], best: Tensor | None, bound: float) -> Tensor | None:
+    """The sum of `parts`; `None` once it clearly is nowhere below `best`, or a single one `bound`."""
     total = None
     for part in parts:
         total = part.double() if total is None else total + part.double()
-        if best is not None and bool((total >= best).all()):
+        limit = best if best is not None else bound if total.dim() == 0 else torch.inf
+        if bool((total >= limit).all()):
             return None
     assert total is not None, "there is at least one part"
     return total.nan_to_num(torch.inf, posinf=torch.inf)

@@ -10,6 +10,8 @@ from pocketvit.quantization.methods.method import Method
 from pocketvit.quantization.methods.observed import MINMAX, OMSE, PERCENTILE
 from pocketvit.quantization.methods.pocket import POCKET
 from pocketvit.quantization.methods.ptq4vit import PTQ4VIT
+from pocketvit.quantization.methods.qhyvit import QHYVIT, QHYVIT_INTEGER
+from pocketvit.quantization.methods.qhyvit_code import QHYVIT_CODE
 from pocketvit.quantization.methods.repqvit import REPQVIT, REPQVIT_INTEGER
 
 __all__ = ["METHODS", "Method", "get_method"]
@@ -27,6 +29,9 @@ METHODS: dict[str, Method] = {
         REPQVIT,
         REPQVIT_INTEGER,
         HYQ,
+        QHYVIT,
+        QHYVIT_INTEGER,
+        QHYVIT_CODE,
     )
 }
 """All methods by name."""
