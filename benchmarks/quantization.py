@@ -1,0 +1,260 @@
+"""Accuracy after post-training quantization: every method on every network, beside the stock tools.
+
+    python benchmarks/quantization.py --data CIFAR10 [--models mobilevit_xxs ...] [--methods pocket ...]
+        [--labels W8A8 W6A6] [--scopes partial full] [--minutes 30]
+
+CIFAR10 is a folder of parquet files. Networks are trained on 12,500 of its images at 64 px by the `cifar10`
+recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and are scored on 2,500 test images.
+A cell is one network, method, width, scope and draw of 32 calibration images; it is written to
+benchmarks/results/quantization.json as soon as it is measured and not measured again, so the table grows over
+several calls. A cell that was not run is not there. Our methods are
+scored in simulation, the stock tools in the runtime they are made for (torchao in simulation);
+`benchmarks/integer_speed.py` times the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from pocketvit.core.files import write_json
+from pocketvit.core.machine import hardware, versions
+from pocketvit.core.rundir import RunDirectory
+from pocketvit.data import ImageData, open_images
+from pocketvit.data.transforms import eval_transform
+from pocketvit.deployment.preparation import prepare_for_quantization
+from pocketvit.pipeline.build import train_only
+from pocketvit.pipeline.config import BuildConfig
+from pocketvit.pipeline.load import load_network
+from pocketvit.pipeline.quantize import calibration_images
+from pocketvit.quantization import METHODS, Calibration, QuantizationSpec, QuantizedNetwork, quantize
+from pocketvit.tasks import ModelCard
+from pocketvit.tasks.classification import wilson_interval
+from stock_quantizers import STOCK
+
+OUT = Path(__file__).parent / "results" / "quantization.json"
+MODELS = (
+    "mobilevit_xxs",
+    "mobilevitv2_050",
+    "swiftformer_xs",
+    "cas_vit_xs",
+    "efficientformerv2_s0",
+    "mobile_former_52m",
+    "mobilenetv3_large_100",
+)
+SIZE, LIMIT, CALIBRATION = 64, 15_000, 32
+TRAINING: dict[str, Any] = {
+    "resolution": SIZE,
+    "limit": LIMIT,
+    "pretrained": "none",
+    "recipe": "cifar10",
+    "settings": {"epochs": 12},
+    "device": "cpu",
+}
+DRAWS = {"pocket": 3, "qhyvit": 3}
+"""Draws of calibration images; one for every other method."""
+KEY = ("model", "method", "label", "scope", "draw")
+
+Predict = Callable[[Tensor], Tensor]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what it is measured with."""
+
+    name: str
+    model: nn.Module
+    card: ModelCard
+    graph: QuantizedNetwork
+    data: ImageData
+    images: Tensor
+    labels: Tensor
+    logits: Tensor  # of the float network
+
+    def calibration(self, draw: int) -> Calibration:
+        """Training images of all classes."""
+        return calibration_images(self.data.train, self.card, n=CALIBRATION, seed=draw)
+
+
+def main() -> None:
+    """Fill the cells that are missing, then print the table."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    found: Row = json.loads(args.out.read_text()) if args.out.is_file() else {"networks": {}, "cells": []}
+    until = time.monotonic() + 60 * args.minutes
+    for name in args.models:
+        missing = [cell for cell in cells(name, args) if not has(found["cells"], cell)]
+        if not missing or time.monotonic() > until:
+            continue
+        network = load(name, args)
+        found["networks"][name] = describe(network)
+        for cell in missing:
+            if time.monotonic() > until:
+                break
+            row = measure(network, cell)
+            row["hardware"], row["versions"], row["threads"] = hardware(), versions(), args.threads
+            found["cells"].append(row)
+            write_json(args.out, found)
+            print(
+                f"{name} {cell['method']} {cell['label']} {cell['scope']} draw {cell['draw']}: "
+                f"{row['top1']['value']:.2%} after {row['seconds']} s",
+                flush=True,
+            )
+    show(found)
+
+
+def cells(model: str, args: argparse.Namespace) -> Iterator[Row]:
+    """All cells of a network, in the order in which they are wanted."""
+    for scope, label in product(args.scopes, args.labels):
+        for method in args.methods:
+            if method in STOCK and (label, scope) != ("W8A8", "partial"):
+                continue  # they have no other width, and choose their operators themselves
+            for draw in range(DRAWS.get(method, 1)):
+                yield {"model": model, "method": method, "label": label, "scope": scope, "draw": draw}
+
+
+def has(rows: list[Row], cell: Row) -> bool:
+    """Whether a cell was measured."""
+    return any(all(row[key] == cell[key] for key in KEY) for row in rows)
+
+
+def load(name: str, args: argparse.Namespace) -> Trained:
+    """The network of this name, trained now if it is not in the runs."""
+    run = RunDirectory(args.runs / name)
+    if not run.has("evaluation.json"):
+        run = train_only(BuildConfig(data=str(args.data), out=run.path, model=name, **TRAINING))
+    model, card = load_network(run)
+    data = open_images(args.data, limit=LIMIT, check="none")
+    prepare = eval_transform(card.preprocessing)
+    images = torch.stack([prepare(data.val.load(i)) for i in range(len(data.val))])
+    graph = prepare_for_quantization(model, size=SIZE)
+    logits = predict_all(graph, images)
+    return Trained(name, model, card, graph, data, images, torch.tensor(data.val.labels), logits)
+
+
+def describe(network: Trained) -> Row:
+    """The float network: what every cell is compared with."""
+    right = int((network.logits.argmax(1) == network.labels).sum())
+    return {
+        "top1": interval(right, len(network.labels)),
+        "n": len(network.labels),
+        "n_train": len(network.data.train),
+        "split": network.data.split_rule,
+        "size": SIZE,
+        "training": TRAINING,
+        "quantized_operators": len(network.graph.operators),
+    }
+
+
+def measure(network: Trained, cell: Row) -> Row:
+    """Quantize, score."""
+    calibration = network.calibration(cell["draw"])
+    began = time.perf_counter()
+    if cell["method"] in STOCK:
+        with tempfile.TemporaryDirectory() as folder:
+            predict = STOCK[cell["method"]](network.model, calibration.images, Path(folder))
+            seconds = time.perf_counter() - began
+            logits = predict_all(predict, network.images)
+    else:
+        weights, activations = (int(part) for part in cell["label"][1:].split("A"))
+        spec = QuantizationSpec(
+            method=cell["method"],
+            weights=weights,
+            activations=activations,
+            scope=cell["scope"],
+            seed=cell["draw"],
+        )
+        quantized = quantize(network.graph, spec, calibration)
+        seconds = time.perf_counter() - began
+        logits = predict_all(quantized, network.images)
+    guesses, real = logits.argmax(1), network.logits.argmax(1)
+    right = int((guesses == network.labels).sum())
+    return {
+        **cell,
+        "top1": interval(right, len(guesses)),
+        "drop": round(float((real == network.labels).sum() - right) / len(guesses), 6),
+        "agreement": round(float((guesses == real).float().mean()), 6),
+        "logit_error": float((logits - network.logits).square().mean() / network.logits.var()),
+        "n": len(guesses),
+        "calibration": CALIBRATION,
+        "seconds": round(seconds, 1),
+    }
+
+
+def predict_all(predict: Predict, images: Tensor) -> Tensor:
+    """Logits of all images."""
+    with torch.no_grad():
+        return torch.cat([predict(batch) for batch in images.split(100)])
+
+
+def interval(right: int, n: int) -> Row:
+    """The share and its Wilson interval at 95%."""
+    return asdict(wilson_interval(right, n))
+
+
+def show(found: Row) -> None:
+    """Points of top-1 lost, the mean over draws with their deviation; a dot where nothing was run."""
+    console = Console(width=200)
+    for scope, label in product(("partial", "full"), ("W8A8", "W6A6")):
+        rows = [c for c in found["cells"] if (c["scope"], c["label"]) == (scope, label)]
+        if not rows:
+            continue
+        table = Table(title=f"Points of top-1 lost, {label}, {scope} scope (less is better)")
+        table.add_column("method")
+        for model in found["networks"]:
+            table.add_column(f"{model}\n{found['networks'][model]['top1']['value']:.1%}", justify="right")
+        table.add_column("mean", justify="right")
+        for method in dict.fromkeys([*METHODS, *STOCK]):
+            drops = {
+                model: [100 * r["drop"] for r in rows if (r["model"], r["method"]) == (model, method)]
+                for model in found["networks"]
+            }
+            if any(drops.values()):
+                means = [sum(d) / len(d) for d in drops.values() if d]
+                whole = f"{sum(means) / len(means):.2f}" if len(means) == len(drops) else "·"
+                table.add_row(method, *(text(d) for d in drops.values()), whole)
+        console.print(table)
+
+
+def text(drops: list[float]) -> str:
+    """A cell of the table."""
+    if not drops:
+        return "·"
+    mean = sum(drops) / len(drops)
+    if len(drops) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {math.sqrt(sum((d - mean) ** 2 for d in drops) / (len(drops) - 1)):.2f}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's parquet files")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/quantization"))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    methods = [*METHODS, *STOCK]
+    parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
+    parser.add_argument("--labels", nargs="+", default=["W8A8", "W6A6"])
+    parser.add_argument("--scopes", nargs="+", default=["partial", "full"], choices=["partial", "full"])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no cell after that")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=OUT)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
