@@ -17,6 +17,7 @@ from pocketvit.benchmarking.runtimes import Runtime
 from pocketvit.core.console import progress_bar
 from pocketvit.core.errors import CheckpointError
 from pocketvit.core.machine import hardware, physical_cores, versions
+from pocketvit.deployment.integer import OPERATORS_KEY
 from pocketvit.deployment.runtime import ExportedClassifier
 
 __all__ = ["Contestant", "Role", "benchmark"]
@@ -36,7 +37,7 @@ class Contestant:
         role: what is judged, or what it is judged against.
         path: the file.
         resolution: height and width of its input, pixels.
-        precision: of weights and arithmetic.
+        precision: `float32`, or `int8` where what can be computed in integers is, whatever their width.
         macs: multiply-accumulates for one image.
         params: number of parameters.
     """
@@ -68,7 +69,7 @@ class Contestant:
             role=role,
             path=path,
             resolution=file.card.preprocessing.size,
-            precision="float32",
+            precision="int8" if OPERATORS_KEY in file.metadata else "float32",
             macs=macs,
             params=params,
         )
@@ -117,7 +118,7 @@ def benchmark(
             "rounds": schedule.rounds,
             "interleaved": True,
             "batch": 1,
-            "precision": "float32",
+            "precision": " and ".join(dict.fromkeys(contestant.precision for contestant in contestants)),
             "memory": DEFINITION,
             "load_before": round(load_before, 2),
         },

@@ -19,6 +19,8 @@ EXAMPLES = """
 
 `pocketvit build shards/ --limit 10000 --set lr=0.002`
 
+`pocketvit build photos/ --bits 8`
+
 `pocketvit build --resume runs/photos`
 """
 

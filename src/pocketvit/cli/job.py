@@ -20,6 +20,16 @@ Tolerance = Annotated[
     ),
 ]
 
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        help="**build** also writes a file that computes in integers of this width: 8, or 6. More choices: "
+        "**pocketvit quantize**.",
+        show_default=False,
+    ),
+]
+
 
 def job_command(work: Callable[[BuildConfig, bool], None], *, summary: str) -> Callable[..., None]:
     """A command with the arguments of the main job.
@@ -51,6 +61,7 @@ def job_command(work: Callable[[BuildConfig, bool], None], *, summary: str) -> C
         device: o.Device = "auto",
         workers: o.Workers = None,
         tolerance: Tolerance = None,
+        bits: Bits = None,
     ) -> None:
         if (data is None) == (resume is None):
             raise ConfigError(
@@ -59,7 +70,7 @@ def job_command(work: Callable[[BuildConfig, bool], None], *, summary: str) -> C
                 "`pocketvit build --resume runs/photos`.",
             )
         if resume is not None:
-            work(o.config_of_run(resume), overwrite)
+            work(o.config_of_run(resume, bits=bits), overwrite)
             return
         config = o.build_config(
             str(data),
@@ -81,6 +92,7 @@ def job_command(work: Callable[[BuildConfig, bool], None], *, summary: str) -> C
             seed=seed,
             device=device,
             tolerance=tolerance,
+            bits=bits,
         )
         work(config, overwrite)
 

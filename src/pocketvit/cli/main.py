@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from pocketvit._version import __version__
-from pocketvit.cli import benchmark, build, doctor, evaluate, export, import_, models, predict, report, train
+from pocketvit.cli import (
+    benchmark,
+    build,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    models,
+    predict,
+    quantize,
+    report,
+    train,
+)
 from pocketvit.core.console import console
 from pocketvit.core.errors import InterruptedRun, PocketvitError
 
@@ -23,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (build, train, evaluate, predict, models, import_, export, benchmark, report, doctor):
+for verb in (build, train, evaluate, predict, models, import_, export, quantize, benchmark, report, doctor):
     app.command(verb.NAME, epilog=verb.EXAMPLES)(verb.run)
 
 

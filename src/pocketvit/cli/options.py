@@ -158,8 +158,11 @@ def build_config(
     return parse_config(BuildConfig, values, where="command line")
 
 
-def config_of_run(path: Path) -> BuildConfig:
+def config_of_run(path: Path, *, bits: int | None = None) -> BuildConfig:
     """The settings a run was started with.
+
+    Args:
+        bits: width of an integer file that is now wanted too.
 
     Raises:
         RunError: there is no run at `path`.
@@ -167,7 +170,8 @@ def config_of_run(path: Path) -> BuildConfig:
     from pocketvit.core.rundir import RunDirectory
 
     saved = RunDirectory.open(path).read("run.json")["config"]
-    return parse_config(BuildConfig, {**saved, "out": path}, where=str(path / "run.json"))
+    wanted = {} if bits is None else {"bits": bits}
+    return parse_config(BuildConfig, {**saved, "out": path, **wanted}, where=str(path / "run.json"))
 
 
 def _pairs(texts: list[str] | None, *, example: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.core.console import progress_bar
+from pocketvit.core.errors import ConfigError
 from pocketvit.data import ImageSplit
 from pocketvit.data.transforms import eval_transform
 from pocketvit.deployment.dataflow import trace_flow
@@ -19,7 +20,7 @@ from pocketvit.deployment.targets import check_target
 from pocketvit.deployment.verification import MIN_AGREEMENT, TOLERANCE, verify
 from pocketvit.tasks.card import ModelCard, readable
 
-__all__ = ["deploy"]
+__all__ = ["deploy", "verification_batches"]
 
 _IMAGES = 256
 """Images to verify with; taken evenly across the split, since images often lie sorted by class."""
@@ -57,13 +58,18 @@ def deploy(
         StorageError: the disk is full or not writable.
     """
     kind = check_target(target, precision)
+    if precision != "float32":
+        raise ConfigError(
+            f"A file in {precision} needs images to choose its integers by.",
+            fix="Write it with `pocketvit quantize RUN`, or `pocketvit build … --bits 8`.",
+        )
     final = folder / kind.file_name
     candidate = final.with_suffix(f".unverified{final.suffix}")
     file = export_onnx(model, candidate, card=card)
     verification = verify(
         model,
         candidate,
-        _batches(images, card),
+        verification_batches(images, card, most=_IMAGES),
         tolerance=TOLERANCE if tolerance is None else tolerance,
         min_agreement=min_agreement,
     )
@@ -89,10 +95,12 @@ def deploy(
     }
 
 
-def _batches(images: ImageSplit, card: ModelCard) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (B, 3, S, S), labels (B,)."""
+def verification_batches(
+    images: ImageSplit, card: ModelCard, *, most: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (B, 3, S, S) and labels (B,): no more than `most`, evenly across the split."""
     prepare = eval_transform(card.preprocessing)
-    chosen = range(0, len(images), max(1, -(-len(images) // _IMAGES)))
+    chosen = range(0, len(images), max(1, -(-len(images) // most)))
     with progress_bar() as bar:
         for start in bar.track(range(0, len(chosen), _BATCH), description="verifying"):
             part = chosen[start : start + _BATCH]

@@ -33,7 +33,7 @@ def benchmark_files(paths: Sequence[Path], *, threads: Sequence[int] | None) -> 
     """
     files = [exported_file(path) for path in paths]
     ours = [Contestant.of_file(file, role="ours") for file in files]
-    if len({contestant.name for contestant in ours}) < len(ours):
+    if len({(contestant.name, contestant.precision) for contestant in ours}) < len(ours):
         ours = [replace(contestant, name=f"{contestant.name} ({contestant.path})") for contestant in ours]
     inputs = {
         contestant.resolution: len(ExportedClassifier.load(contestant.path).card.classes)

@@ -7,21 +7,25 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
 from pocketvit.core.config import parse_config
 from pocketvit.core.console import console
 from pocketvit.core.rundir import RunDirectory
+from pocketvit.data import ImageData
 from pocketvit.pipeline import stages
 from pocketvit.pipeline.config import BuildConfig
+from pocketvit.pipeline.quantize import quantize_in_run
+from pocketvit.quantization import QuantizationSpec
 from pocketvit.reporting import summary_table, write_report
 
-__all__ = ["build", "export_run", "train_only"]
+__all__ = ["build", "export_run", "quantize_run", "train_only"]
 
 
 TRAINING = (stages.read_data, stages.choose_model, stages.train_network, stages.evaluate_network)
-DEPLOYMENT = (stages.export_model, stages.benchmark_model)
+DEPLOYMENT = (stages.export_model, stages.quantize_model, stages.benchmark_model)
 
 
 def build(config: BuildConfig, *, overwrite: bool = False) -> RunDirectory:
@@ -70,6 +74,30 @@ def export_run(
         copy_to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.onnx, copy_to)
     console.print(f"Verified: {escape(str(copy_to or run.onnx))}")
+
+
+def quantize_run(
+    path: Path, images: ImageData, spec: QuantizationSpec, *, calibration: int
+) -> dict[str, Any]:
+    """Quantize the network of a trained run, and refresh the report; timings too, where there are any.
+
+    Returns:
+        The content of `quantization.json`.
+
+    Raises:
+        RunError: `path` holds no trained network.
+        PocketvitError: as `pocketvit.pipeline.quantize.quantize_to_folder`.
+    """
+    run = RunDirectory.open(path)
+    with run.locked():
+        content = quantize_in_run(run, images, spec, calibration=calibration)
+        if run.has("benchmark.json") and run.onnx.is_file():
+            saved = {**run.read("run.json")["config"], "out": path}
+            config = parse_config(BuildConfig, saved, where=str(path / "run.json"))
+            stages.benchmark_model(stages.Job(run=run, config=config))
+        report = write_report(run)
+    console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]")
+    return content
 
 
 def _run(

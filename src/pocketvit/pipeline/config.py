@@ -43,6 +43,7 @@ class BuildConfig(Config):
             `pocketvit.deployment.targets`.
         tolerance: largest difference between the logits of the exported file and the network, relative to the
             largest logit.
+        bits: also write an integer file of this width (8 or 6 are sensible); see `pocketvit.quantization`.
         threads: thread counts of the benchmark; by default one and all cores.
     """
 
@@ -64,6 +65,7 @@ class BuildConfig(Config):
     target: str = "onnx"
     precision: str = "float32"
     tolerance: float | None = Field(default=None, gt=0)
+    bits: int | None = None
     threads: tuple[int, ...] | None = None
 
     @field_validator("data", "pretrained")
@@ -72,6 +74,16 @@ class BuildConfig(Config):
         """Paths are kept whole, so that a run can be resumed from any folder."""
         path = Path(text).expanduser()
         return str(path.resolve()) if text not in _WORDS and path.exists() else text
+
+    @field_validator("bits")
+    @classmethod
+    def _supported(cls, bits: int | None) -> int | None:
+        """An unknown width is refused before the training, not after it."""
+        if bits is not None:
+            from pocketvit.quantization.quantizers import check_bits
+
+            check_bits(bits)
+        return bits
 
     @property
     def budget(self) -> Budget:

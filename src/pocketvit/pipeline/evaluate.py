@@ -13,7 +13,7 @@ from pocketvit.data.transforms import eval_transform
 from pocketvit.pipeline.load import Classifier, load_classifier
 from pocketvit.tasks import ClassificationTask, evaluate
 
-__all__ = ["Part", "evaluate_on"]
+__all__ = ["Part", "evaluate_on", "with_classes_of"]
 
 Part = Literal["val", "train", "all"]
 
@@ -44,7 +44,7 @@ def evaluate_on(
     """
     classifier = load_classifier(model, prefer_exported=False)
     images = _open(classifier, data, val_fraction=val_fraction, seed=seed, limit=limit)
-    part = _with_classes_of(_part(images, split), images.classes, classifier.card.classes)
+    part = with_classes_of(_part(images, split), images.classes, classifier.card.classes)
     prepare = eval_transform(classifier.card.preprocessing)
     loader = make_loader(part, prepare, batch_size=batch_size, cache_bytes=0)
     task = ClassificationTask(classes=classifier.card.classes)
@@ -69,8 +69,12 @@ def _part(images: ImageData, split: Part) -> ImageSplit:
     return images.val if split == "val" else images.train
 
 
-def _with_classes_of(part: ImageSplit, theirs: tuple[str, ...], ours: tuple[str, ...]) -> ImageSplit:
-    """`part` with labels that index `ours`."""
+def with_classes_of(part: ImageSplit, theirs: tuple[str, ...], ours: tuple[str, ...]) -> ImageSplit:
+    """`part` with labels that index `ours`.
+
+    Raises:
+        DataError: it has classes that are not among `ours`.
+    """
     unknown = [name for name in theirs if name not in ours]
     if unknown:
         known = ", ".join(ours[:10]) + (", …" if len(ours) > 10 else "")

@@ -26,7 +26,9 @@ from pocketvit.deployment import deploy
 from pocketvit.pipeline.benchmark import benchmark_files
 from pocketvit.pipeline.config import BuildConfig
 from pocketvit.pipeline.load import load_network
+from pocketvit.pipeline.quantize import RESULT, quantize_in_run
 from pocketvit.pipeline.stage import key_of, run_stage
+from pocketvit.quantization import QuantizationSpec
 from pocketvit.reporting.tables import candidates_table
 from pocketvit.scaling import choose_model as choose_under_budget
 from pocketvit.tasks import ClassificationTask, evaluate
@@ -39,6 +41,7 @@ __all__ = [
     "choose_model",
     "evaluate_network",
     "export_model",
+    "quantize_model",
     "read_data",
     "refuse_other_settings",
     "train_network",
@@ -46,7 +49,10 @@ __all__ = [
 
 EVAL_BATCH = 64
 
-_NOT_FOR_TRAINING = {"out", "device", "max_damaged", "target", "precision", "tolerance", "threads"}
+CALIBRATION = 32
+"""Training images that the integers are chosen by."""
+
+_NOT_FOR_TRAINING = {"out", "device", "max_damaged", "target", "precision", "tolerance", "threads", "bits"}
 """Settings that may change between two calls on one run directory without training again."""
 
 
@@ -263,14 +269,26 @@ def export_model(job: Job) -> None:
     run_stage(job.run, "export", work, key=key_of(inputs), writes=["model.onnx", "export.json"])
 
 
+def quantize_model(job: Job) -> None:
+    """Quantize the network where `bits` asks for it; writes an integer file and `quantization.json`."""
+    if job.config.bits is None:
+        return
+    bits, seed = job.config.bits, job.config.seed
+    spec = QuantizationSpec(weights=bits, activations=bits, seed=seed)
+    quantize_in_run(job.run, job.data, spec, calibration=CALIBRATION)
+
+
 def benchmark_model(job: Job) -> None:
-    """Time the exported file beside a MobileNet; writes `benchmark.json`."""
+    """Time the exported file, and the integer file if there is one, beside a MobileNet; `benchmark.json`."""
+    files = [job.run.onnx]
+    if job.run.has(RESULT) and "wrote" in job.run.stage("quantize"):
+        files.append(job.run.path / job.run.read(RESULT)["file"])
 
     def work() -> None:
-        job.run.write("benchmark.json", benchmark_files([job.run.onnx], threads=job.config.threads))
+        job.run.write("benchmark.json", benchmark_files(files, threads=job.config.threads))
 
     inputs = {
-        "file": sha256_of(job.run.onnx),
+        "file": " ".join(sha256_of(file) for file in files),
         "threads": job.config.threads,
         "hardware": hardware(),
         "versions": versions(),

@@ -1,0 +1,126 @@
+"""`pocketvit quantize`: a file that computes in integers from a trained network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pocketvit.cli import options as o
+from pocketvit.core.errors import ConfigError
+
+NAME = "quantize"
+EXAMPLES = """
+**Examples**
+
+`pocketvit quantize runs/photos`
+
+`pocketvit quantize runs/photos --weights 6 --activations 6 --keep-float 'stages.0.*'`
+
+`pocketvit quantize runs/photos --list`
+
+`pocketvit quantize runs/photos --method qhyvit --simulate`
+
+`pocketvit quantize weights/mobilevit_s.safetensors --data imagenet/ --out phone/`
+"""
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Run directory, weights (.safetensors with its .json), or name of a model with published "
+            "weights.",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option("--method", help="How the integers are chosen; docs/quantization.md lists all.")
+    ] = "pocket",
+    weights: Annotated[int, typer.Option("--weights", "-w", help="Bits of the weights.")] = 8,
+    activations: Annotated[int, typer.Option("--activations", "-a", help="Bits of the activations.")] = 8,
+    calibration: Annotated[
+        int, typer.Option("--calibration", "-n", help="Training images to choose by, from all classes.")
+    ] = 32,
+    scope: Annotated[
+        Literal["partial", "full"],
+        typer.Option("--scope", help="**partial** leaves norms, softmax and activation functions in float."),
+    ] = "partial",
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            metavar="PATTERN",
+            help="Leave these operators in float: names as --list has them, with wildcards. Repeatable.",
+        ),
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the operators and stop.")] = False,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Measure only; write no file.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", help="Labelled images. [default: what the run was trained on]"),
+    ] = None,
+    val_fraction: o.ValFraction = 0.2,
+    limit: o.Limit = None,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of the calibration images, and of the split of --data.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the files. [default: the run]", show_default=False),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Turn a trained network into a file that computes in integers, and measure what that costs.
+
+    A few training images choose the integers; accuracy is measured on the held-out ones: of the network, of
+    the simulation of its integers, and of the file, which is announced only once it classifies as the
+    simulation does. What stays in float is named, with the reason.
+    """
+    from pocketvit.pipeline.quantize import describe_operators, refuse_simulated
+    from pocketvit.pipeline.quantize import simulate as simulated
+    from pocketvit.pipeline.subject import load_images, load_subject
+    from pocketvit.quantization import QuantizationSpec
+    from pocketvit.reporting.quantized import operators_table, quantization_table
+
+    spec = QuantizationSpec(
+        method=method,
+        weights=weights,
+        activations=activations,
+        scope=scope,
+        keep_float=tuple(keep_float or ()),
+        seed=seed,
+    )
+    subject = load_subject(model)
+    if listing:
+        rows = describe_operators(subject, spec)
+        _show(rows, operators_table(rows), as_json=as_json)
+        return
+    if not simulate:
+        refuse_simulated(spec)
+    images = load_images(subject, data, val_fraction=val_fraction, seed=seed, limit=limit)
+    if simulate:
+        content = simulated(subject, images, spec, calibration=calibration).content
+    else:
+        content = _deliver(subject, images, spec, calibration=calibration, out=out)
+    _show(content, quantization_table(content), as_json=as_json)
+
+
+def _deliver(subject: Any, images: Any, spec: Any, *, calibration: int, out: Path | None) -> dict[str, Any]:
+    from pocketvit.pipeline.build import quantize_run
+    from pocketvit.pipeline.quantize import quantize_to_folder
+
+    if out is not None:
+        return quantize_to_folder(subject, images, spec, calibration=calibration, folder=out)
+    if subject.run is None:
+        raise ConfigError("Where should the file go?", fix="Say so with --out FOLDER.")
+    return quantize_run(subject.run.path, images, spec, calibration=calibration)
+
+
+def _show(content: Any, table: Any, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        o.print_table(table)

@@ -1,0 +1,202 @@
+"""What `quantization.json` says, for terminal and report: accuracy, size, and what is in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pocketvit.reporting.format import count, duration, file_size, interval, percent
+
+__all__ = [
+    "RUNTIMES",
+    "InFloat",
+    "Score",
+    "in_float",
+    "kind_rows",
+    "operators_table",
+    "quantization_table",
+    "runtimes",
+    "scores",
+    "size_words",
+    "verified_lines",
+]
+
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""How each runtime writes its name."""
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A row of the accuracy table: of what, how accurate, and how often it answers as the row before it."""
+
+    name: str
+    top1: dict[str, float]
+    agreement: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFloat:
+    """Operators that stayed in float for one reason, in the named runtimes."""
+
+    reason: str
+    runtimes: tuple[str, ...]
+    operators: tuple[str, ...]
+
+
+def scores(content: dict[str, Any]) -> list[Score]:
+    """The float network, the simulation and the file, each beside the one before it."""
+    accuracy, agreement = content["accuracy"], content["agreement"]
+    rows = [
+        Score(name="network in float", top1=accuracy["float"], agreement=None),
+        Score(name="integers, simulated", top1=accuracy["simulated"], agreement=agreement["simulated_float"]),
+    ]
+    if "file" in accuracy:
+        rows.append(Score(name=content["file"], top1=accuracy["file"], agreement=agreement["file_simulated"]))
+    return rows
+
+
+def size_words(content: dict[str, Any], *, float_bytes: int | None = None) -> str:
+    """`1.20 MB, 0.27× the float file`; empty where there is no file.
+
+    Args:
+        float_bytes: size of the float file; by default what `content` says.
+    """
+    if "bytes" not in content:
+        return ""
+    whole = float_bytes or content.get("float_bytes")
+    ratio = f", {content['bytes'] / whole:.2f}× the float file ({file_size(whole)})" if whole else ""
+    return f"{file_size(content['bytes'])}{ratio}"
+
+
+def verified_lines(content: dict[str, Any]) -> list[str]:
+    """What the check of the file found in each runtime."""
+    return [
+        f"{RUNTIMES.get(row['runtime'], row['runtime'])}: {'verified' if row['passed'] else 'NOT verified'}, "
+        f"same class as the simulation for {percent(row['agreement'])} of {row['n']:,} images, accuracy "
+        f"{percent(row['accuracy_file'])} against {percent(row['accuracy_simulation'])}"
+        for row in content.get("verification", [])
+    ]
+
+
+def runtimes(content: dict[str, Any]) -> list[str]:
+    """The runtimes whose execution is known, in order."""
+    return list(dict.fromkeys(name for row in content.get("execution", []) for name in row["precision"]))
+
+
+def kind_rows(content: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """For each kind of operator and each runtime, `46 int8, 1 float32, 2 merged`."""
+    names = runtimes(content)
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for row in content.get("execution", []):
+        for runtime, precision in row["precision"].items():
+            counts = found.setdefault(row["kind"], {}).setdefault(runtime, {})
+            counts[precision] = counts.get(precision, 0) + 1
+    return [(kind, [_counts(by.get(name, {})) for name in names]) for kind, by in found.items()]
+
+
+def in_float(content: dict[str, Any]) -> list[InFloat]:
+    """What a runtime computes in float, grouped by the reason, most operators first."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for row in content.get("execution", []):
+        by_reason: dict[str, list[str]] = {}
+        for runtime, reason in row["reason"].items():
+            if row["precision"][runtime] == "float32":
+                by_reason.setdefault(reason, []).append(runtime)
+        for reason, where in by_reason.items():
+            groups.setdefault((reason, tuple(where)), []).append(row["operator"])
+    found = [
+        InFloat(reason=reason, runtimes=where, operators=tuple(names))
+        for (reason, where), names in groups.items()
+    ]
+    return sorted(found, key=lambda group: -len(group.operators))
+
+
+def quantization_table(content: dict[str, Any]) -> RenderableType:
+    """What was gained and lost; `content` is as in quantization.json."""
+    method, drawn = content["method"], content["calibration"]
+    title = (
+        f"{method['name']} {content['label']}, {drawn['n']} calibration images of {drawn['classes']} of "
+        f"{drawn['of']} classes, {duration(content['seconds'])}"
+    )
+    parts: list[RenderableType] = [Text(title, style="bold"), _score_table(content)]
+    if "file" in content:
+        parts += [Text(f"{content['file']}: {size_words(content)}"), *map(Text, verified_lines(content))]
+        parts += ["", _kind_table(content), *(_in_float_text(group) for group in in_float(content))]
+    elif not method["integer"]:
+        parts.append(
+            Text(
+                f"Simulated only: no integer kernel computes with the numbers that {method['name']} chooses, "
+                "so no file was written. `pocket` writes one.",
+                style="yellow",
+            )
+        )
+    else:
+        parts.append(Text("Simulated only, as asked: no file was written.", style="yellow"))
+    return Group(*parts)
+
+
+def operators_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The operators of a network; `rows` as `pocketvit quantize --list --json` prints them."""
+    quantized = sum(row["quantized"] for row in rows)
+    table = _plain(f"{len(rows)} operators, {quantized} of them to be quantized")
+    table.add_column("operator", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        parameters = count(row["parameters"]) if row["parameters"] else ""
+        state = "" if row["quantized"] else "float" if row["scope"] == "partial" else "float (--scope full)"
+        table.add_row(escape(row["operator"]), row["kind"], parameters, state)
+    return table
+
+
+def _score_table(content: dict[str, Any]) -> Table:
+    table = _plain(None)
+    table.add_column("", overflow="fold")
+    for name in ("top-1", "95% interval", "same class as the row above"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in scores(content):
+        agreed = "" if row.agreement is None else percent(row.agreement)
+        table.add_row(escape(row.name), percent(row.top1["value"]), interval(row.top1), agreed)
+    table.caption = Text(f"n = {content['n']:,} held-out images")
+    return table
+
+
+def _kind_table(content: dict[str, Any]) -> Table:
+    table = _plain("What computes in which numbers")
+    table.add_column("operators", no_wrap=True)
+    for name in runtimes(content):
+        table.add_column(RUNTIMES.get(name, name), overflow="fold")
+    for kind, cells in kind_rows(content):
+        table.add_row(kind, *cells)
+    return table
+
+
+def _in_float_text(group: InFloat) -> Text:
+    left = len(group.operators) - _SHOWN
+    names = ", ".join(group.operators[:_SHOWN]) + (f" and {left} more" if left > 0 else "")
+    where = " and ".join(RUNTIMES.get(name, name) for name in group.runtimes)
+    return Text.assemble((f"in float ({where}): ", "yellow"), f"{group.reason}: ", (names, "dim"))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    order: Iterable[str] = ("int8", "float32", "merged")
+    return ", ".join(f"{counts[name]} {name}" for name in order if name in counts)
+
+
+def _plain(title: str | None) -> Table:
+    return Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+    )
