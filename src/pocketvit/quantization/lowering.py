@@ -18,7 +18,7 @@ from typing_extensions import override
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization.biases import bias_unit
 from pocketvit.quantization.network import QuantizedNetwork
-from pocketvit.quantization.operators import Convolution, Linear, Operator
+from pocketvit.quantization.operators import Convolution, Linear, Operator, Reduction
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["check_integer", "lower"]
@@ -109,6 +109,8 @@ def _lowered(operator: Operator) -> nn.Module:
         return _IntegerConvolution(operator)
     if isinstance(operator, Linear):
         return _IntegerLinear(operator)
+    if isinstance(operator, Reduction):
+        return _RoundedReduction(operator)
     return _Integer(operator)
 
 
@@ -162,6 +164,26 @@ class _IntegerLinear(_Integer):
         if cast(Linear, self.operator).left:
             return functional.conv2d(inputs[0], self.weight(), bias)
         return functional.linear(inputs[0], self.weight(), bias)
+
+
+class _RoundedReduction(nn.Module):
+    """A sum or mean of numbers rounded in float: OpenVINO would round the mean itself to 8 bits as well."""
+
+    def __init__(self, operator: Reduction) -> None:
+        super().__init__()
+        self.operator = operator
+        grid = cast("UniformQuantizer | None", operator.input_quantizers[0])
+        self.grid = None
+        if grid is not None:
+            zero = float(grid.zero_point)
+            self.grid = float(grid.scale), grid.qmin - zero, grid.qmax - zero
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the operator computes."""
+        if self.grid is not None:
+            scale, low, high = self.grid
+            x = (x / scale).clamp(low, high).round() * scale
+        return self.operator.compute([x], None)
 
 
 class _Activation(nn.Module):

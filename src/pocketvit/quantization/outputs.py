@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pocketvit.quantization.calibration import Calibration, samples
 from pocketvit.quantization.network import QuantizedNetwork
-from pocketvit.quantization.operators import Activation, Convolution, Operator
+from pocketvit.quantization.operators import Activation, Convolution, Operator, Reduction
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 from pocketvit.quantization.ranges import least_error
 from pocketvit.quantization.spec import QuantizationSpec
@@ -93,6 +93,8 @@ def _grids(network: QuantizedNetwork, operator: Operator) -> list[Quantizer | No
             reading = cast(Operator, modules[str(reader.target)])
             for index in (i for i, read in enumerate(reader.args) if read is passed):
                 moved_only = network.sources[reading.name, index] == node.name
+                if isinstance(reading, Reduction):  # rounds in float, see `lowering`
+                    moved_only = False
                 found.append(reading.input_quantizers[index] if moved_only else None)
     return found
 
