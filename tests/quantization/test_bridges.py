@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 import pytest
 import torch
 from torch import nn
 
-from pocketvit import create_model
+from pocketvit import create_model, list_models
 from pocketvit.core.errors import ConfigError
 from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.quantization.bridges import Remainder, bridges, image_rows
@@ -113,3 +115,17 @@ def test_rows_of_images() -> None:
     torch.testing.assert_close(image_rows(rows, slice(1, 2), 3), rows[2:4])
     with pytest.raises(ValueError, match="6 rows"):
         image_rows(rows, slice(0, 1), 4)
+
+
+@pytest.mark.parametrize(
+    "name", list_models("*former*") + list_models("mobilevit*") + list_models("cas_vit*")
+)
+def test_every_variant_names_modules_that_it_has(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    modules = [module for module, _ in model.named_modules()]
+    blocks = getattr(model, "bridge_blocks", ())
+    assert blocks, name
+    for block in blocks:
+        for pattern in block:
+            assert fnmatch.filter(modules, pattern), f"{name}: {pattern}"

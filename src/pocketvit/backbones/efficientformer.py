@@ -88,10 +88,9 @@ class EfficientFormer(_TwoClassifiers):
                 blocks[index] = TokenBlock(block)
             elif isinstance(block, timm_v1.Flat):
                 blocks[index] = nn.Identity()  # its place counts in the names of the parameters
-                # from the last convolutions to the first attention
-                self.bridge_blocks = (
-                    (f"stages.3.blocks.{index - 1}.mlp", f"stages.3.blocks.{index + 1}.token_mixer.qkv"),
-                )
+                # from the last convolutions, in L7 those of the downsampling, to the first attention
+                last = f"blocks.{index - 1}.mlp" if index else "downsample"
+                self.bridge_blocks = ((f"stages.3.{last}", f"stages.3.blocks.{index + 1}.token_mixer.qkv"),)
 
     def normalise(self, x: Tensor) -> Tensor:
         """See `Backbone`: layer normalisation of each position."""
