@@ -153,7 +153,7 @@ def test_rewrites_stay_exact(family, mixer, build):
     found = {
         "additive": "merge_additive_attention",
         "convolutional": "split_convolutional_mixer",
-        "softmax": "transpose_softmax_attention",
+        "softmax": "split_softmax_attention",
     }
     assert names & set(found.values()) == ({found[mixer]} if mixer in found else set())
 

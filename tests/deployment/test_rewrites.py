@@ -40,7 +40,7 @@ APPLIES = {
     "mobilevit": {
         "fold_transformer_norms",
         "unfold_tokens",
-        "transpose_softmax_attention",
+        "split_softmax_attention",
         "fold_norm_after",
     },
     "mobilevitv2": {
@@ -205,13 +205,13 @@ def test_two_pointwise_convolutions() -> None:
 def test_softmax_attention_of_maps(patch: int) -> None:
     model = settled(nn.Sequential(nn.Conv2d(3, 8, 1), SoftmaxAttention(dim=8, heads=2, patch=patch)))
     rewritten, (rewrite,) = rewrite_for_inference(model, size=6)
-    assert (rewrite.name, rewrite.places) == ("transpose_softmax_attention", ("1",))
+    assert (rewrite.name, rewrite.places) == ("split_softmax_attention", ("1",))
     assert rewrite.params_saved == 8 + 8  # the biases of key and value
     agree(model, rewritten, 6)
 
 
 def test_norms_are_folded_beside_replaced_attention() -> None:
-    names = ["transpose_softmax_attention", "fold_transformer_norms"]  # not in their usual order
+    names = ["split_softmax_attention", "fold_transformer_norms"]  # not in their usual order
     model = settled(SMALL["mobilevit"]())
     rewritten, rewrites = rewrite_for_inference(model, size=64, names=names)
     assert [rewrite.name for rewrite in rewrites] == names

@@ -26,8 +26,8 @@ __all__ = [
     "MapSeparableAttention",
     "MergedAdditiveAttention",
     "SplitConvolutionalMixer",
+    "SplitSoftmaxAttention",
     "TokenMobileViTBlock",
-    "TransposedSoftmaxAttention",
     "UnfoldFreeBlock",
 ]
 
@@ -168,7 +168,7 @@ class MapNorm(nn.Module):
         return F.instance_norm(flat, eps=self.eps).reshape(-1, *x.shape[1:])
 
 
-class TransposedSoftmaxAttention(nn.Module):
+class SplitSoftmaxAttention(nn.Module):
     """Softmax attention with a linear layer each for query, key and value, over one matrix of all tokens.
 
     The scale is in W_q. The key's bias adds the same to all scores of a query and is gone; the value's passes

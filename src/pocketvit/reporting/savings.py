@@ -15,7 +15,7 @@ WORDS = {
     "map_separable_attention": "Attention that reads pixels where they lie, its key computed once for all",
     "fold_transformer_norms": "Scale and shift of a normalisation moved into the layer after it",
     "unfold_tokens": "Pixels gathered for attention in whole rows",
-    "transpose_softmax_attention": "Attention without transposing its tables",
+    "split_softmax_attention": "Query, key and value of attention computed apart, with fewer biases",
     "merge_additive_attention": "Two layers in a row inside attention multiplied into one",
     "split_convolutional_mixer": "Query, key and value computed apart instead of cut apart afterwards",
     "fold_norm_after": "A normalisation merged into the layer before it",

@@ -11,8 +11,8 @@ from pocketvit.deployment.inference_modules import (
     MapNorm,
     MergedAdditiveAttention,
     SplitConvolutionalMixer,
+    SplitSoftmaxAttention,
     TokenMobileViTBlock,
-    TransposedSoftmaxAttention,
     UnfoldFreeBlock,
 )
 from pocketvit.deployment.rewrites.surgery import replace_each
@@ -25,7 +25,7 @@ __all__ = [
     "merge_additive_attention",
     "plain_group_norm",
     "split_convolutional_mixer",
-    "transpose_softmax_attention",
+    "split_softmax_attention",
     "unfold_tokens",
 ]
 
@@ -50,10 +50,10 @@ def unfold_tokens(model: nn.Module, flow: Flow) -> list[str]:
     return replace_each(model, MobileViTBlock, TokenMobileViTBlock)
 
 
-def transpose_softmax_attention(model: nn.Module, flow: Flow) -> list[str]:
-    """Softmax attention with fewer biases, its parts transposed apart: see `TransposedSoftmaxAttention`."""
+def split_softmax_attention(model: nn.Module, flow: Flow) -> list[str]:
+    """Softmax attention with fewer biases, its parts computed apart: see `SplitSoftmaxAttention`."""
     del flow
-    return replace_each(model, SoftmaxAttention, TransposedSoftmaxAttention)
+    return replace_each(model, SoftmaxAttention, SplitSoftmaxAttention)
 
 
 def merge_additive_attention(model: nn.Module, flow: Flow) -> list[str]:

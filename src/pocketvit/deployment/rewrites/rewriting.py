@@ -26,7 +26,7 @@ from pocketvit.deployment.rewrites.replacing import (
     merge_additive_attention,
     plain_group_norm,
     split_convolutional_mixer,
-    transpose_softmax_attention,
+    split_softmax_attention,
     unfold_tokens,
 )
 
@@ -43,7 +43,7 @@ REWRITES: dict[str, Step] = {
         map_separable_attention,
         fold_transformer_norms,
         unfold_tokens,
-        transpose_softmax_attention,
+        split_softmax_attention,
         merge_additive_attention,
         split_convolutional_mixer,
         fold_norm_after,
