@@ -66,14 +66,16 @@ def line_chart(
     best: int | None,
     text: Callable[[float], str],
     most: float = math.inf,
+    step: str = "epoch",
 ) -> LineChart | None:
-    """Lay out a chart over epochs; `None` when no series has a point.
+    """Lay out a chart over epochs or other steps; `None` when no series has a point.
 
     Args:
         series: (name, CSS class, [(epoch, value)]) each; values are not negative.
         best: the epoch to mark.
         text: writes a value for axis and hover.
         most: the largest value there can be; the smallest is 0.
+        step: what the whole numbers of the horizontal axis count.
     """
     drawn = [(name, style, [p for p in points if math.isfinite(p[1])]) for name, style, points in series]
     every = [point for _, _, points in drawn for point in points]
@@ -90,7 +92,7 @@ def line_chart(
             name=name,
             style=style,
             path="M" + "L".join(f"{x(e):.1f} {y(v):.1f}" for e, v in points),
-            dots=[(round(x(e), 1), round(y(v), 1), f"epoch {e}: {name} {text(v)}") for e, v in points]
+            dots=[(round(x(e), 1), round(y(v), 1), f"{step} {e}: {name} {text(v)}") for e, v in points]
             if len(points) <= _MOST_DOTS
             else [],
         )
