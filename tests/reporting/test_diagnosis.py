@@ -89,7 +89,7 @@ def test_ten_are_shown_and_the_rest_summed(content) -> None:
 
 def test_advice_counts_what_goes_away(content) -> None:
     assert advice(content["diagnosis"]) == (
-        "With this operator in float, 50.0% of the error of the scores is expected to go away: stages.0.<b>."
+        "With this operator in float, 50.0% of the error of the scores is expected to go away:"
     )
     none, worse = copy.deepcopy(content["diagnosis"]), copy.deepcopy(content["diagnosis"])
     none.update(keep_float=[], error_kept=None)
@@ -120,7 +120,7 @@ def test_terminal_table(content) -> None:
     assert "keep it in float (−49.8% of all error)" in text
     assert "60.0%" in text
     assert "1.2%" in text
-    assert "50.0% of the error of the scores is expected to go away" in text
+    assert "50.0% of the error of the scores is expected to go away: --keep-float 'stages.0.<b>'" in text
     assert "stages.1/addition" not in text, "it was not quantized"
 
 

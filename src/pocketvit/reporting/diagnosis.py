@@ -84,7 +84,7 @@ def diagnosis_section(content: dict[str, Any] | None) -> DiagnosisSection | None
         others=max(0.0, sum(row["share"] for row in found["operators"]) - sum(row.share for row in worst)),
         noise=_noise(found),
         advice=advice(found),
-        command=" ".join(f"--keep-float '{name}'" for name in found["keep_float"]),
+        command=_command(found),
     )
 
 
@@ -95,7 +95,8 @@ def diagnosis_table(content: dict[str, Any]) -> Table:
         title=Text("What costs most: each operator alone in integers"),
         caption=Text(
             f"{found['images']} calibration images; share: of the error of the scores; SNR: signal-to-noise "
-            f"ratio of what it returns, 20 dB is noise of a tenth\n{advice(found)}".rstrip()
+            f"ratio of what it returns, 20 dB is noise of a tenth"
+            + (f"\n{advice(found)} {_command(found)}" if advice(found) else "")
         ),
         title_justify="left",
         caption_justify="left",
@@ -114,14 +115,17 @@ def diagnosis_table(content: dict[str, Any]) -> Table:
 
 
 def advice(found: dict[str, Any]) -> str:
-    """What to keep in float and what that would bring; empty where it is not worth it."""
+    """What keeping the worst operators in float would bring; empty where it is not worth it."""
     names, left = found["keep_float"], found["error_kept"]
     if not names or left is None or left >= found["error"]:
         return ""
     which = "this operator" if len(names) == 1 else f"these {len(names)} operators"
     gain = percent(1 - left / found["error"])
-    listed = ", ".join(names)
-    return f"With {which} in float, {gain} of the error of the scores is expected to go away: {listed}."
+    return f"With {which} in float, {gain} of the error of the scores is expected to go away:"
+
+
+def _command(found: dict[str, Any]) -> str:
+    return " ".join(f"--keep-float '{name}'" for name in found["keep_float"])
 
 
 def _worst(found: dict[str, Any]) -> list[WorstOperator]:
