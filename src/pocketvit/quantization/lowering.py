@@ -18,7 +18,7 @@ from typing_extensions import override
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization.biases import bias_unit
 from pocketvit.quantization.network import QuantizedNetwork
-from pocketvit.quantization.operators import Convolution, Linear, Operator, Reduction
+from pocketvit.quantization.operators import Convolution, Linear, Operator, Reduction, Softmax
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["check_integer", "lower"]
@@ -51,6 +51,11 @@ def check_integer(network: QuantizedNetwork) -> None:
     for name, operator in network.operators.items():
         if not operator.quantized:
             continue
+        if type(operator).forward is not Operator.forward:
+            raise ExportError(
+                f"{name} is computed by {type(operator).__name__}: no runtime has that operator.",
+                fix="Choose a method whose table says that it ends in integers, or keep this one in float.",
+            )
         for index, quantizer in enumerate(operator.input_quantizers):
             _check_activation(quantizer, f"input {index} of {name}")
         _check_activation(operator.output, f"the output of {name}")
@@ -109,8 +114,8 @@ def _lowered(operator: Operator) -> nn.Module:
         return _IntegerConvolution(operator)
     if isinstance(operator, Linear):
         return _IntegerLinear(operator)
-    if isinstance(operator, Reduction):
-        return _RoundedReduction(operator)
+    if isinstance(operator, Reduction | Softmax):
+        return _RoundedInFloat(operator)
     return _Integer(operator)
 
 
@@ -166,24 +171,33 @@ class _IntegerLinear(_Integer):
         return functional.linear(inputs[0], self.weight(), bias)
 
 
-class _RoundedReduction(nn.Module):
-    """A sum or mean of numbers rounded in float: OpenVINO would round the mean itself to 8 bits as well."""
+class _RoundedInFloat(_Integer):
+    """An operator whose inputs are rounded to the same numbers by arithmetic on floats.
 
-    def __init__(self, operator: Reduction) -> None:
+    Runtimes merge the pairs around any operator; but OpenVINO would round a mean itself to 8 bits as well,
+    and ONNX Runtime's integer softmax overflows where results are small, as they are with many tokens.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(operator)
+        self.read = nn.ModuleList(_rounding(quantizer) for quantizer in operator.input_quantizers)
+
+
+class _Rounding(nn.Module):
+    """The numbers of a quantizer, without integers."""
+
+    def __init__(self, quantizer: UniformQuantizer) -> None:
         super().__init__()
-        self.operator = operator
-        grid = cast("UniformQuantizer | None", operator.input_quantizers[0])
-        self.grid = None
-        if grid is not None:
-            zero = float(grid.zero_point)
-            self.grid = float(grid.scale), grid.qmin - zero, grid.qmax - zero
+        zero = float(quantizer.zero_point)
+        self.scale, self.bounds = float(quantizer.scale), (quantizer.qmin - zero, quantizer.qmax - zero)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the operator computes."""
-        if self.grid is not None:
-            scale, low, high = self.grid
-            x = (x / scale).clamp(low, high).round() * scale
-        return self.operator.compute([x], None)
+        """The nearest representable numbers."""
+        return (x / self.scale).clamp(*self.bounds).round() * self.scale
+
+
+def _rounding(quantizer: Quantizer | None) -> nn.Module:
+    return nn.Identity() if quantizer is None else _Rounding(cast(UniformQuantizer, quantizer))
 
 
 class _Activation(nn.Module):
