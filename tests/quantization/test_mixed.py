@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pocketvit.core.errors import ConfigError
 from pocketvit.quantization import QuantizationSpec, capture, quantize
 from pocketvit.quantization.mixed import (
+    WeightBudget,
     _cheapest_widths,
     choose_bits,
     float_bytes,
@@ -144,3 +145,22 @@ def test_nothing_to_choose_and_wrong_widths(three, calibration) -> None:
         choose_bits(three, calibration, QuantizationSpec(keep_float=("*",)), average_weight_bits=6)
     with pytest.raises(ConfigError, match="9 bits are not supported"):
         choose_bits(three, calibration, QuantizationSpec(), average_weight_bits=6, candidates=(4, 9))
+
+
+@pytest.mark.parametrize("size", ["0.2x", "0.2 ×", "1k"])
+def test_sizes_as_they_are_written(three, calibration, size) -> None:
+    limit = 1000 if size == "1k" else int(0.2 * float_bytes(three))
+    spec = WeightBudget(size=size).choose(three, calibration, QuantizationSpec())
+    assert spec == choose_bits(three, calibration, QuantizationSpec(), size_bytes=limit)
+    assert packed_bytes(three, spec) <= limit
+
+
+def test_average_as_it_is_written(three, calibration) -> None:
+    spec = WeightBudget(average_bits=6.5).choose(three, calibration, QuantizationSpec())
+    assert average(three, spec) <= 6.5
+
+
+@pytest.mark.parametrize(("size", "words"), [("a fifth", "is not a count"), ("0x", "still has")])
+def test_sizes_that_are_none(three, calibration, size, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        WeightBudget(size=size).choose(three, calibration, QuantizationSpec())

@@ -10,12 +10,15 @@ weight in a byte whatever its width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from pocketvit.core.config import parse_count
 from pocketvit.core.console import progress_bar
 from pocketvit.core.errors import ConfigError
 from pocketvit.quantization.calibration import Calibration
@@ -27,11 +30,35 @@ from pocketvit.quantization.quantizers import check_bits
 from pocketvit.quantization.sensitivity import logit_error, visits
 from pocketvit.quantization.spec import OperatorBits, QuantizationSpec
 
-__all__ = ["choose_bits", "float_bytes", "packed_bytes", "weight_errors"]
+__all__ = ["WeightBudget", "choose_bits", "float_bytes", "packed_bytes", "weight_errors"]
 
 _IMAGES = 16
 _UNITS = 20_000
 """Into how many parts the budget is divided; sizes are rounded up to whole ones, so it is never exceeded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightBudget:
+    """A budget as a user writes it; one of the two is given.
+
+    Attributes:
+        average_bits: bits a quantized weight on average.
+        size: of all parameters, in bytes such as `250k`, or as a part of float32's such as `0.2x`.
+    """
+
+    average_bits: float | None = None
+    size: str | None = None
+
+    def choose(
+        self, network: QuantizedNetwork, calibration: Calibration, spec: QuantizationSpec
+    ) -> QuantizationSpec:
+        """`spec` with the widths of `choose_bits` within this budget.
+
+        Raises:
+            ConfigError: a budget that cannot be read, or that `choose_bits` refuses.
+        """
+        size = None if self.size is None else _bytes(self.size, network)
+        return choose_bits(network, calibration, spec, average_weight_bits=self.average_bits, size_bytes=size)
 
 
 def choose_bits(
@@ -161,6 +188,11 @@ def _shifted(least: Tensor, units: int) -> Tensor:
     if units < len(least):
         moved[units:] = least[: len(least) - units]
     return moved
+
+
+def _bytes(size: str, network: QuantizedNetwork) -> int:
+    part = re.fullmatch(r"\s*(\d*\.?\d+)\s*[x×]\s*", size)
+    return int(float(part[1]) * float_bytes(network)) if part else parse_count(size)
 
 
 def _check_budget(
