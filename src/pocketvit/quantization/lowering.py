@@ -201,7 +201,12 @@ def _rounding(quantizer: Quantizer | None) -> nn.Module:
 
 
 class _Activation(nn.Module):
-    """Rounds to a grid of unsigned 8-bit integers; narrower grids are clipped to before."""
+    """Rounds to a grid of unsigned 8-bit integers, of which narrower grids use a part.
+
+    Those are clipped to their part after rounding. Before it, the clip would stand between a convolution and
+    the integers that it writes, which ONNX Runtime does not merge, and which OpenVINO 2026.4 gets wrong where
+    the weights have a scale for each channel and a reshape follows: it clips all of them as the first.
+    """
 
     scale: Tensor
     zero_point: Tensor
@@ -217,8 +222,10 @@ class _Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest representable numbers."""
-        if self.bounds is not None:
-            x = x.clamp(*self.bounds)
+        rounded = self._rounded(x)
+        return rounded if self.bounds is None else self._rounded(rounded.clamp(*self.bounds))
+
+    def _rounded(self, x: Tensor) -> Tensor:
         integers = torch.onnx.ops.symbolic(
             "QuantizeLinear", (x, self.scale, self.zero_point), dtype=torch.uint8, shape=x.shape
         )
