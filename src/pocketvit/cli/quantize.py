@@ -67,6 +67,9 @@ def run(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the calibration images, and of the split of --data.")
     ] = 0,
+    diagnose: Annotated[
+        bool, typer.Option(help="Also find out what each operator costs, and what would help.")
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the files. [default: the run]", show_default=False),
@@ -102,21 +105,26 @@ def run(
         refuse_simulated(spec)
     images = load_images(subject, data, val_fraction=val_fraction, seed=seed, limit=limit)
     if simulate:
-        content = simulated(subject, images, spec, calibration=calibration).content
+        found = simulated(subject, images, spec, calibration=calibration, diagnosis=diagnose)
+        content = found.content
     else:
-        content = _deliver(subject, images, spec, calibration=calibration, out=out)
+        content = _deliver(subject, images, spec, out, calibration=calibration, diagnosis=diagnose)
     _show(content, quantization_table(content), as_json=as_json)
 
 
-def _deliver(subject: Any, images: Any, spec: Any, *, calibration: int, out: Path | None) -> dict[str, Any]:
+def _deliver(
+    subject: Any, images: Any, spec: Any, out: Path | None, *, calibration: int, diagnosis: bool
+) -> dict[str, Any]:
     from pocketvit.pipeline.build import quantize_run
     from pocketvit.pipeline.quantize import quantize_to_folder
 
     if out is not None:
-        return quantize_to_folder(subject, images, spec, calibration=calibration, folder=out)
+        return quantize_to_folder(
+            subject, images, spec, calibration=calibration, folder=out, diagnosis=diagnosis
+        )
     if subject.run is None:
         raise ConfigError("Where should the file go?", fix="Say so with --out FOLDER.")
-    return quantize_run(subject.run.path, images, spec, calibration=calibration)
+    return quantize_run(subject.run.path, images, spec, calibration=calibration, diagnosis=diagnosis)
 
 
 def _show(content: Any, table: Any, *, as_json: bool) -> None:

@@ -77,7 +77,7 @@ def export_run(
 
 
 def quantize_run(
-    path: Path, images: ImageData, spec: QuantizationSpec, *, calibration: int
+    path: Path, images: ImageData, spec: QuantizationSpec, *, calibration: int, diagnosis: bool
 ) -> dict[str, Any]:
     """Quantize the network of a trained run, and refresh the report; timings too, where there are any.
 
@@ -90,7 +90,7 @@ def quantize_run(
     """
     run = RunDirectory.open(path)
     with run.locked():
-        content = quantize_in_run(run, images, spec, calibration=calibration)
+        content = quantize_in_run(run, images, spec, calibration=calibration, diagnosis=diagnosis)
         if run.has("benchmark.json") and run.onnx.is_file():
             saved = {**run.read("run.json")["config"], "out": path}
             config = parse_config(BuildConfig, saved, where=str(path / "run.json"))

@@ -28,7 +28,8 @@ from pocketvit.deployment.onnx import frozen_copy
 from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.pipeline.stage import key_of, run_stage
 from pocketvit.pipeline.subject import Subject, load_subject
-from pocketvit.quantization import Calibration, QuantizationSpec, QuantizedNetwork, quantize
+from pocketvit.quantization import METHODS, Calibration, QuantizationSpec, QuantizedNetwork, quantize
+from pocketvit.quantization.diagnosis import diagnose
 from pocketvit.quantization.methods import get_method
 from pocketvit.quantization.quantize import operators_to_quantize
 from pocketvit.tasks import ModelCard
@@ -66,12 +67,15 @@ class Simulation:
     truth: Tensor
 
 
-def simulate(subject: Subject, images: ImageData, spec: QuantizationSpec, *, calibration: int) -> Simulation:
+def simulate(
+    subject: Subject, images: ImageData, spec: QuantizationSpec, *, calibration: int, diagnosis: bool
+) -> Simulation:
     """Quantize a network by a few training images, and measure it beside itself on the held-out ones.
 
     Args:
         images: labels index the network's classes.
         calibration: how many training images; `spec.seed` draws them from all classes.
+        diagnosis: whether to find out what each operator costs, which takes as long again.
 
     Raises:
         UnknownNameError: no such method.
@@ -81,6 +85,8 @@ def simulate(subject: Subject, images: ImageData, spec: QuantizationSpec, *, cal
     """
     method, card = get_method(spec.method), subject.card
     drawn = calibration_images(images.train, card, n=calibration, seed=spec.seed)
+    if method.integer and spec.integer_outputs is None:
+        spec = spec.model_copy(update={"integer_outputs": True})  # or ONNX Runtime convolves in float
     prepared = prepare_for_quantization(subject.network, size=card.preprocessing.size)
     began = time.perf_counter()
     network = quantize(prepared, spec, drawn)
@@ -107,11 +113,19 @@ def simulate(subject: Subject, images: ImageData, spec: QuantizationSpec, *, cal
         "agreement": {"simulated_float": _share(guesses["simulated"] == guesses["float"])},
         "quantized": _quantized(network),
     }
+    if diagnosis:
+        content["diagnosis"] = diagnose(network, drawn, reference=prepared).to_dict()
     return Simulation(network=network, content=content, guesses=guesses["simulated"], truth=truth)
 
 
 def quantize_to_folder(
-    subject: Subject, images: ImageData, spec: QuantizationSpec, *, calibration: int, folder: Path
+    subject: Subject,
+    images: ImageData,
+    spec: QuantizationSpec,
+    *,
+    calibration: int,
+    folder: Path,
+    diagnosis: bool = True,
 ) -> dict[str, Any]:
     """The same, and write the verified integer file and `quantization.json` into `folder`.
 
@@ -125,7 +139,7 @@ def quantize_to_folder(
         StorageError: the disk is full or not writable.
     """
     refuse_simulated(spec)
-    simulation = simulate(subject, images, spec, calibration=calibration)
+    simulation = simulate(subject, images, spec, calibration=calibration, diagnosis=diagnosis)
     content, truth = simulation.content, simulation.truth
     card = replace(subject.card, accuracy=content["accuracy"]["simulated"]["value"])
     cost = measure_complexity(subject.network, card.preprocessing.size)
@@ -143,7 +157,12 @@ def quantize_to_folder(
 
 
 def quantize_in_run(
-    run: RunDirectory, images: ImageData, spec: QuantizationSpec, *, calibration: int
+    run: RunDirectory,
+    images: ImageData,
+    spec: QuantizationSpec,
+    *,
+    calibration: int,
+    diagnosis: bool = True,
 ) -> dict[str, Any]:
     """The same in a run, as a stage: what is there already for the same settings is reused."""
     refuse_simulated(spec)
@@ -153,12 +172,15 @@ def quantize_in_run(
         "split": images.split_rule,
         "spec": spec.model_dump(mode="json"),
         "calibration": calibration,
+        "diagnosis": diagnosis,
         "versions": versions(),
     }
 
     def work() -> None:
         subject = load_subject(str(run.path))
-        content = quantize_to_folder(subject, images, spec, calibration=calibration, folder=run.path)
+        content = quantize_to_folder(
+            subject, images, spec, calibration=calibration, folder=run.path, diagnosis=diagnosis
+        )
         found = content["accuracy"]
         console.print(
             f"  {escape(content['file'])}: top-1 {found['file']['value']:.1%} in integers, "
@@ -214,9 +236,11 @@ def refuse_simulated(spec: QuantizationSpec) -> None:
     """
     method = get_method(spec.method)
     if not method.integer:
+        variant = f"{method.name}_integer"
+        others = f"pocket, or {variant}" if variant in METHODS else "pocket"
         raise ConfigError(
             f"'{method.name}' chooses numbers that no integer kernel computes with, so there can be no file.",
-            fix="Choose --method pocket, or measure it with --simulate.",
+            fix=f"Choose --method {others}; or measure it with --simulate.",
         )
 
 

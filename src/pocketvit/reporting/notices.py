@@ -52,6 +52,7 @@ def notices(files: RunFiles) -> list[Notice]:
     rules: tuple[Callable[[RunFiles], Iterator[Notice]], ...] = (
         _unfinished,
         _verification,
+        _integers,
         _accuracy,
         _data,
         _training,
@@ -119,6 +120,29 @@ def _verification(files: RunFiles) -> Iterator[Notice]:
             text=f"{files.export['file']} and the trained network agree on "
             f"{percent(check['top1_agreement'])} of {check['n']:,} images and their scores differ by up to "
             f"{tiny(check['max_abs_diff'])} (allowed: {tiny(check['tolerance'])}). Do not deploy this file.",
+        )
+
+
+def _integers(files: RunFiles) -> Iterator[Notice]:
+    content = files.quantization
+    if content is None:
+        return
+    for row in content["verification"]:
+        if not row["passed"]:
+            yield Notice(
+                level="caution",
+                title=f"The integer file was not verified in {row['runtime']}",
+                text=f"There it gives the class that was intended for {percent(row['agreement'])} of "
+                f"{row['n']:,} images only. Use {content['file']} in the runtimes where it was verified.",
+            )
+    before, after = content["accuracy"]["float"], content["accuracy"]["file"]
+    if after["high"] < before["value"]:
+        yield Notice(
+            level="caution",
+            title="Integers cost accuracy",
+            text=f"{content['file']} is right on {percent(after['value'])} of the validation images, the "
+            f"network in float on {percent(before['value'])}. More bits, or `--keep-float` for the operators "
+            "that suffer most, may help.",
         )
 
 

@@ -13,7 +13,9 @@ from pocketvit.backbones.preprocessing import Preprocessing
 from pocketvit.core.files import write_text
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.reporting import charts, format, sections
+from pocketvit.reporting.diagnosis import diagnosis_section
 from pocketvit.reporting.notices import clean_record, comparisons, notices, threads
+from pocketvit.reporting.quantized import integer_section
 from pocketvit.reporting.savings import savings
 from pocketvit.reporting.source import STAGES, RunFiles, read_run
 from pocketvit.reporting.usage import onnx_snippet, predict_command
@@ -81,6 +83,9 @@ def _content(files: RunFiles) -> dict[str, Any]:
         "recipe": sections.settings_of(training["recipe"]) if training else [],
         "config": sections.settings_of(files.run["config"]),
         "savings": savings(files.export),
+        "quantization": files.quantization,
+        "integer": integer_section(files.quantization, files.export),
+        "diagnosis": diagnosis_section(files.quantization),
         "options": sections.settings_of((model or {}).get("options", {})),
         "metadata": sections.settings_of(files.export["metadata"]) if files.export else [],
         "command": predict_command(files.export["file"]) if files.export else "",
@@ -115,7 +120,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(format, name) for name in _FILTERS})
-    environment.filters.update(code_marks=_code_marks, breakable=_breakable, preparation=_preparation)
+    environment.filters.update(
+        code_marks=_code_marks,
+        breakable=_breakable,
+        preparation=_preparation,
+        capitalize_first=_capitalize_first,
+    )
     return environment
 
 
@@ -127,6 +137,10 @@ def _code_marks(text: str) -> Markup:
 def _breakable(path: str) -> Markup:
     """Escape `path` and let its lines break after a slash or an underscore."""
     return escape(path).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
+
+
+def _capitalize_first(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _preparation(preprocessing: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from pocketvit.reporting.format import (
     percent,
 )
 from pocketvit.reporting.notices import SLOWER, Notice, comparisons, notices, threads
+from pocketvit.reporting.quantized import integer_words
 from pocketvit.reporting.sections import main_row, shown_candidates
 from pocketvit.reporting.source import RunFiles, read_run
 
@@ -70,8 +71,9 @@ def benchmark_table(benchmark: dict[str, Any]) -> Table:
     table = _table(f"Speed on {cpu}, {runtime}")
     _columns(table, "model", numbers=("threads", "p50", "p90", "memory", "file", "params", "MACs"))
     for row in rows:
+        precision = "" if row["precision"] == "float32" else f" ({row['precision']})"
         table.add_row(
-            escape(f"{model_name(row['name'])} @ {row['resolution']}"),
+            escape(f"{model_name(row['name'])}{precision} @ {row['resolution']}"),
             str(row["threads"]),
             milliseconds(row["p50_ms"]),
             milliseconds(row["p90_ms"]),
@@ -246,6 +248,8 @@ def _headline_rows(files: RunFiles) -> list[tuple[str, Text]]:
         rows.append(
             ("file", Text.assemble(f"{export['file']}, {file_size(export['bytes'])}, ", verdict, agreed))
         )
+    if integers := files.quantization:
+        rows.append(("integers", Text(integer_words(integers))))
     if training := files.training:
         length = f"{duration(training['seconds'])} for {training['epochs']} epochs"
         text = f"{length}, best epoch {training['best_epoch']}"
@@ -266,6 +270,8 @@ def _places(run: RunDirectory, files: RunFiles) -> Table:
     grid.add_row("run", Text(str(run.path)))
     if files.export and run.has(files.export["file"]):
         grid.add_row("model", Text(str(run.path / files.export["file"])))
+    if files.quantization:
+        grid.add_row("integers", Text(str(run.path / files.quantization["file"])))
     if run.report.exists():
         grid.add_row("report", Text(str(run.report)))
     return grid
