@@ -47,6 +47,12 @@ def test_warm_up_is_left_out_and_medians_are_added() -> None:
     assert script._by_type(timings) == {"Conv": {"calls": 2, "us": 4.0}}
 
 
+def test_what_ran_only_at_the_beginning_is_left_out() -> None:
+    script = import_module("operator_profile")
+    timings = [("one", "Conv", 1.0)] * (script.WARM_UP + 1) + [("fold", "Reshape", 5.0)]
+    assert script._by_type(timings) == {"Conv": {"calls": 1, "us": 1.0}}
+
+
 def test_table_has_both_sides_and_their_sums() -> None:
     script = import_module("operator_profile")
     before = {"Conv": {"calls": 2, "us": 60.0}, "Transpose": {"calls": 3, "us": 40.0}}
