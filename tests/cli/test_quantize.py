@@ -1,0 +1,125 @@
+"""`pocketvit quantize`, and the errors a person meets there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from pocketvit.core.rundir import RunDirectory
+from pocketvit.quantization import METHODS
+from pocketvit.quantization.methods import Method
+from pocketvit.quantization.quantizers import UniformQuantizer
+from pocketvit.quantization.ranges import least_error
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a trained run, which may be changed."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run.path, copy)
+    return RunDirectory(copy)
+
+
+@pytest.fixture
+def quantize(cli, run):
+    return lambda *words: cli("quantize", run.path, "--method", "minmax", "--no-diagnose", *words)
+
+
+def test_the_operators_are_listed_without_any_work(cli, run):
+    code, out, _ = cli("quantize", run.path, "--list", "--json", "--keep-float", "stages.*")
+    rows = json.loads(out)
+    assert code == 0
+    assert {row["kind"] for row in rows} >= {"convolution", "linear", "matmul", "addition", "softmax"}
+    kept = {row["operator"] for row in rows if not row["quantized"]}
+    assert all(name in kept for name in (row["operator"] for row in rows) if name.startswith("stages."))
+    assert not run.has("quantization.json")
+    code, out, _ = cli("quantize", run.path, "--list")
+    assert code == 0
+    assert "float (--scope full)" in out
+
+
+def test_simulation_measures_and_writes_nothing(quantize, run):
+    before = {path.name for path in run.path.iterdir()}
+    code, out, _ = quantize("--simulate", "--calibration", 10)
+    assert code == 0
+    assert "no file was written" in out
+    assert {path.name for path in run.path.iterdir()} == before
+
+
+def test_a_method_without_integers_says_what_to_do(cli, run):
+    code, _, err = cli("quantize", run.path, "--method", "ptq4vit")
+    assert code == 2
+    assert "--method pocket" in err
+    assert "--simulate" in err
+    code, out, _ = cli("quantize", run.path, "--method", "fqvit", "--simulate", "-n", 10, "--no-diagnose")
+    assert code == 0
+    assert "Simulated only: no integer kernel computes with the numbers that fqvit" in out
+
+
+def test_unknown_method_gets_a_suggestion(cli, run):
+    code, _, err = cli("quantize", run.path, "--method", "pokcet")
+    assert code == 2
+    assert "Did you mean pocket" in err
+
+
+def test_no_calibration_images(quantize):
+    code, _, err = quantize("--calibration", 0)
+    assert code == 4
+    assert "no calibration images" in err
+
+
+def test_calibration_images_of_one_class(cli, run, photos, monkeypatch):
+    """All images of one class: refused with the data, before any network looks at them."""
+    for name in ("green", "blue"):
+        shutil.rmtree(photos / name)
+    code, _, err = cli("quantize", run.path, "--data", photos)
+    assert code == 4
+    assert "class" in err
+
+
+def test_images_of_other_classes(cli, run, photos):
+    code, _, err = cli("quantize", run.path, "--data", photos)
+    assert code == 4
+    assert "does not know these classes: blue" in err
+
+
+@pytest.mark.parametrize("words", [("--weights", 9), ("--activations", 1)])
+def test_unsupported_bits(quantize, words):
+    code, _, err = quantize(*words)
+    assert code == 2
+    assert f"{words[1]} bits are not supported" in err
+
+
+def test_build_refuses_unsupported_bits_before_training(cli, tmp_path):
+    code, _, err = cli("build", "digits", "--bits", 9, "--out", tmp_path / "run")
+    assert code == 2
+    assert "9 bits are not supported" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pattern_that_matches_nothing(quantize):
+    code, _, err = quantize("--keep-float", "stages.99.*")
+    assert code == 2
+    assert "No operator is called 'stages.99.*'" in err
+    assert "--list" in err
+
+
+def test_an_operator_that_cannot_be_lowered(cli, run, monkeypatch):
+    """A method that gives every input channel its scale, which cannot leave the sum over channels."""
+
+    def calibrate(network, operators, calibration, spec):
+        operator = network.operator("head.fc")
+        grid = least_error(calibration.images[:, 0], bits=8)
+        scale = grid.scale.expand(operator.weight.shape[1])
+        operator.set_input(0, UniformQuantizer(scale=scale, qmin=-128, qmax=127, axis=1))
+
+    method = Method(name="by_channel", calibrate=calibrate, title="", source="", integer=True)
+    monkeypatch.setitem(METHODS, method.name, method)
+    code, _, err = cli("quantize", run.path, "--method", "by_channel", "--calibration", 10)
+    assert code == 6
+    assert "input 0 of head.fc" in err
+    assert "keep it in float" in err
+    assert not run.has("quantization.json")
+    assert not list(run.path.glob("model.int8*"))
