@@ -122,7 +122,10 @@ def _in_onnxruntime(path: Path) -> Iterator[tuple[str, bool]]:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(optimised)
-        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # A layout of blocks is for float convolutions only, and these lose their names in it.
+        ort.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=["NchwcTransformer"]
+        )
         nodes = onnx.load(optimised).graph.node
     for node in nodes:
         integer = node.op_type.startswith("QLinear") or node.op_type in {"QGemm", "MatMulIntegerToFloat"}

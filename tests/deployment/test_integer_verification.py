@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pocketvit.core.errors import UnknownNameError, VerificationError
+from pocketvit.deployment.integer_verification import verify_integer
+from pocketvit.deployment.openvino import has_openvino
+
+
+def test_simulation_and_file_agree_in_every_runtime(calibrated, small_images, integer_file) -> None:
+    network = calibrated()
+    batches = [(part, network(part).argmax(1)) for part in small_images.split(8)]
+    found = verify_integer(network, integer_file.path, batches)
+    assert [result.runtime for result in found] == ["onnxruntime", *["openvino"] * has_openvino()]
+    for result in found:
+        assert result.passed
+        assert (result.n, result.agreement, result.accuracy_simulation) == (16, 1.0, 1.0)
+
+
+def test_a_difference_is_an_error_with_runtime_and_share(calibrated, small_images, integer_file) -> None:
+    network = calibrated()
+    batch = [(small_images, network(small_images).argmax(1))]
+    with torch.no_grad():
+        bias = network.operator("head").bias
+        assert bias is not None
+        bias.copy_(-bias)  # no longer what the file has
+    assert (network(small_images).argmax(1) != batch[0][1]).any()
+    with pytest.raises(VerificationError, match=r"onnxruntime.*does not classify"):
+        verify_integer(network, integer_file.path, batch, runtimes=["onnxruntime"])
+    (told,) = verify_integer(network, integer_file.path, batch, runtimes=["onnxruntime"], strict=False)
+    assert not told.passed
+    assert told.accuracy_file == 1.0 > told.agreement == told.accuracy_simulation
+
+
+def test_nothing_to_compare_is_an_error(calibrated, integer_file) -> None:
+    with pytest.raises(VerificationError, match="no images"):
+        verify_integer(calibrated(), integer_file.path, [])
+
+
+def test_another_runtime_is_an_error(calibrated, integer_file) -> None:
+    with pytest.raises(UnknownNameError, match="onnxruntime"):
+        verify_integer(calibrated(), integer_file.path, [], runtimes=["onnxrumtime"])
