@@ -111,7 +111,7 @@ def main() -> None:
             write_json(args.out, found)
             print(
                 f"{name} {cell['method']} {cell['label']} {cell['scope']} draw {cell['draw']}: "
-                f"{row['top1']['value']:.2%} after {row['seconds']} s",
+                f"{row['top1']['value']:.2%} after {row['cpu_seconds']} s",
                 flush=True,
             )
     show(found)
@@ -163,11 +163,11 @@ def describe(network: Trained) -> Row:
 def measure(network: Trained, cell: Row) -> Row:
     """Quantize, score."""
     calibration = network.calibration(cell["draw"])
-    began = time.perf_counter()
+    began = time.process_time()  # of the processor: that of the clock depends on what else runs
     if cell["method"] in STOCK:
         with tempfile.TemporaryDirectory() as folder:
             predict = STOCK[cell["method"]](network.model, calibration.images, Path(folder))
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
             logits = predict_all(predict, network.images)
     else:
         weights, activations = (int(part) for part in cell["label"][1:].split("A"))
@@ -179,7 +179,7 @@ def measure(network: Trained, cell: Row) -> Row:
             seed=cell["draw"],
         )
         quantized = quantize(network.graph, spec, calibration)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         logits = predict_all(quantized, network.images)
     guesses, real = logits.argmax(1), network.logits.argmax(1)
     right = int((guesses == network.labels).sum())
@@ -191,7 +191,7 @@ def measure(network: Trained, cell: Row) -> Row:
         "logit_error": float((logits - network.logits).square().mean() / network.logits.var()),
         "n": len(guesses),
         "calibration": CALIBRATION,
-        "seconds": round(seconds, 1),
+        "cpu_seconds": round(seconds, 1),
     }
 
 

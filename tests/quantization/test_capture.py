@@ -11,7 +11,7 @@ from torch import nn
 from pocketvit import create_model
 from pocketvit.core.errors import ExportError
 from pocketvit.deployment.preparation import prepare_for_quantization
-from pocketvit.quantization import capture
+from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
 
 SMALLEST = {
     "mobilevit_xxs": {"convolution", "linear", "matmul", "addition", "norm", "softmax", "activation"},
@@ -132,3 +132,29 @@ class Branching(nn.Module):
 def test_a_network_that_cannot_be_traced_is_refused():
     with pytest.raises(ExportError, match="Branching cannot be traced"):
         capture(Branching(), size=8)
+
+
+class Normalised(nn.Module):
+    """Division by length, as the exact rewrites spell it, of values that differ by powers of ten."""
+
+    def forward(self, x):
+        tokens = x.flatten(2)
+        return (tokens * (tokens * tokens).sum(1, keepdim=True).clamp(min=1e-12).rsqrt()).mean(2)
+
+
+@pytest.mark.parametrize("scope", ["partial", "full"])
+def test_division_by_length_survives_8_bits(scope):
+    images = torch.randn(8, 4, 6, 6) * torch.logspace(-3, 0, 36).reshape(6, 6)
+    network = capture(Normalised(), size=6, in_chans=4)
+    assert [o.kind for o in network.operators.values()] == ["multiplication", "reduction"]
+    assert {function.split(": ")[1] for function in network.float_functions} == {
+        "sum",
+        "clamp",
+        "rsqrt",
+        "mul",
+    }
+    quantized = quantize(network, QuantizationSpec(method="minmax", scope=scope), Calibration(images))
+    with torch.no_grad():
+        found, wanted = quantized(images), network(images)
+    assert torch.isfinite(found).all()
+    assert scope == "full" or (found - wanted).abs().max() < 0.02

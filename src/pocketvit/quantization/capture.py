@@ -154,7 +154,8 @@ class _Rebuilt(fx.Interpreter):
         elif name in {"mul", "add"} and any(
             isinstance(v, Tensor) for v in (self.env.get(a) for a in n.all_input_nodes)
         ):
-            self.floats.append(f"{_module(n) or 'network'}: {name} with a constant")
+            of = "" if all(a not in self.constants for a in n.all_input_nodes) else " with a constant"
+            self.floats.append(f"{_module(n) or 'network'}: {name}{of}")
 
     def operator(
         self, n: fx.Node, build: Callable[..., Operator], inputs: list[Any], **settings: Any
@@ -303,9 +304,26 @@ def _absorb_bias(graph: _Rebuilt, n: fx.Node) -> bool:
 
 
 def _multiplication(graph: _Rebuilt, n: fx.Node) -> bool:
-    if not _of_two_activations(graph, n):
+    """The product of two activations; of a normalisation by length only the square is an operator.
+
+    x / √Σx² has x² and 1 / √Σx² in it, which reach over more powers of ten than 8 bits do.
+    """
+    if not _of_two_activations(graph, n) or any(_is_call(part, "rsqrt") for part in n.args[:2]):
         return False
-    return graph.put(n, graph.operator(n, Multiplication, list(n.args[:2])))
+    node = graph.operator(n, Multiplication, list(n.args[:2]))
+    if _is_square(n):
+        square = graph.root.get_submodule(str(node.target))
+        assert isinstance(square, Multiplication)
+        square.in_partial_scope = False
+    return graph.put(n, node)
+
+
+def _is_call(n: Any, name: str) -> bool:
+    return isinstance(n, fx.Node) and n.op == "call_function" and _raw_name(n) == name
+
+
+def _is_square(n: Any) -> bool:
+    return _is_call(n, "mul") and n.args[0] is n.args[1]
 
 
 def _of_two_activations(graph: _Rebuilt, n: fx.Node) -> bool:
@@ -362,6 +380,8 @@ def _function(build: type[Activation | Reduction]) -> Callable[[_Rebuilt, fx.Nod
     def add(graph: _Rebuilt, n: fx.Node) -> bool:
         if not isinstance(graph.env[n.args[0]], Tensor) or any(isinstance(a, fx.Node) for a in n.args[1:]):  # pyright: ignore
             return False
+        if build is Reduction and _is_square(n.args[0]):
+            return False  # of a normalisation, see `_multiplication`
         overload: Any = n.target
         target = getattr(getattr(aten, _name(n)), overload._overloadname)
         node = graph.operator(

@@ -42,7 +42,7 @@ class Operator(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
-    in_partial_scope: ClassVar[bool] = True
+    in_partial_scope: bool = True
     """Whether partial scope quantizes it; norms, softmax and activation functions are left to full scope."""
 
     weight: nn.Parameter | None
