@@ -23,5 +23,5 @@ def test_unknown_target_lists_all_when_nothing_is_near() -> None:
 
 
 def test_missing_precision_says_what_is_possible() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)'int8'.*Possible with onnx: float32"):
+    with pytest.raises(ConfigError, match=r"(?s)'int8'.*Possible with onnx: float32.*pocketvit quantize"):
         check_target("onnx", "int8")

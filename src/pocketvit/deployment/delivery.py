@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.core.console import progress_bar
-from pocketvit.core.errors import ConfigError
 from pocketvit.data import ImageSplit
 from pocketvit.data.transforms import eval_transform
 from pocketvit.deployment.dataflow import trace_flow
@@ -58,11 +57,6 @@ def deploy(
         StorageError: the disk is full or not writable.
     """
     kind = check_target(target, precision)
-    if precision != "float32":
-        raise ConfigError(
-            f"A file in {precision} needs images to choose its integers by.",
-            fix="Write it with `pocketvit quantize RUN`, or `pocketvit build … --bits 8`.",
-        )
     final = folder / kind.file_name
     candidate = final.with_suffix(f".unverified{final.suffix}")
     file = export_onnx(model, candidate, card=card)

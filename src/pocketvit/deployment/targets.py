@@ -1,4 +1,6 @@
-"""The capability table: which file formats can be written, at which precisions.
+"""The capability table: which file formats a network is written in as it is, at which precisions.
+
+Files that compute in integers need images to choose these by: see `integer_delivery`.
 
 The command line's choices, the refusals below and the documentation's table all come from here.
 """
@@ -60,6 +62,7 @@ def check_target(target: str = "onnx", precision: str = "float32") -> Target:
     if precision not in found.precisions:
         raise ConfigError(
             f"{found.file_format} files cannot be written at precision '{precision}'.",
-            fix=f"Possible with {target}: {', '.join(found.precisions)}.",
+            fix=f"Possible with {target}: {', '.join(found.precisions)}. Integers are chosen by images: "
+            "`pocketvit quantize RUN`, or `pocketvit build … --bits 8`.",
         )
     return found
