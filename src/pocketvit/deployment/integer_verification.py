@@ -25,6 +25,9 @@ MIN_INTEGER_AGREEMENT = 0.995
 Logits are not compared with a bound: a result that lies between two steps may be rounded either way when
 float operators in between sum in another order, and such a step, passed on, moves others. Over a network
 that grows to a tenth of the quantization noise; the same happens between float32 and float64.
+
+OpenVINO differs by more where a residual sum is quantized: it computes the sum inside the convolution
+before it, and leaves out the rounding of what that convolution returns.
 """
 
 ACCURACY_TOLERANCE = 0.002
