@@ -1,0 +1,129 @@
+"""What `pocketvit quantize` writes, and what it refuses to announce."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import onnx
+import pytest
+
+from pocketvit.core.files import read_json, sha256_of
+from pocketvit.core.rundir import RunDirectory
+from pocketvit.deployment import ExportedClassifier, integer_delivery
+from pocketvit.deployment.integer_verification import IntegerVerification
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a trained run, which may be changed."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run.path, copy)
+    return RunDirectory(copy)
+
+
+@pytest.fixture
+def quantize(cli, run):
+    return lambda *words: cli("quantize", run.path, "--method", "minmax", "--no-diagnose", *words)
+
+
+@pytest.fixture
+def agreeing(monkeypatch):
+    """A network of one epoch hardly prefers a class, so rounding decides among them; judge it as trained."""
+    found = integer_delivery.verify_integer
+
+    def lenient(*args, **kwargs):
+        results = found(*args, **{**kwargs, "strict": False})
+        return [IntegerVerification(**{**result.to_dict(), "passed": True}) for result in results]
+
+    monkeypatch.setattr(integer_delivery, "verify_integer", lenient)
+
+
+@pytest.mark.slow
+def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize, cli, run, agreeing):
+    code, out, err = quantize("--json", "--calibration", 16, "--keep-float", "head.fc")
+    assert code == 0, err
+    content = json.loads(out)
+    assert content == read_json(run.path / "quantization.json")
+    path = run.path / content["file"]
+    assert path.name == "model.int8.onnx"
+    assert content["sha256"] == sha256_of(path)
+    assert content["bytes"] < content["float_bytes"] == run.onnx.stat().st_size
+    assert content["calibration"] == {"n": 16, "classes": 10, "of": 10, "seed": 0}
+    assert content["n"] == run.read("evaluation.json")["n"]
+    assert content["accuracy"]["float"]["value"] == run.read("evaluation.json")["top1"]["value"]
+    assert set(content["accuracy"]) == {"float", "simulated", "file"}
+    assert {row["n"] for row in content["verification"]} == {160}, "topped up with training images"
+    card = ExportedClassifier.load(path).card
+    assert card.accuracy == content["accuracy"]["simulated"]["value"]
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
+
+    head = next(row for row in content["execution"] if row["operator"] == "head.fc")
+    assert head["precision"]["onnxruntime"] == "float32"
+    assert "--keep-float" in head["reason"]["onnxruntime"]
+    convolutions = [row for row in content["execution"] if row["kind"] == "convolution"]
+    assert {row["precision"]["onnxruntime"] for row in convolutions} == {"int8"}
+
+    rows = run.read("benchmark.json")["rows"]
+    assert [(row["role"], row["precision"]) for row in rows] == [
+        ("ours", "float32"),
+        ("ours", "int8"),
+        ("baseline", "float32"),
+    ]
+    report = run.report.read_text()
+    assert "model.int8.onnx" in report
+    assert "head.fc" in report
+
+    code, out, err = quantize("--calibration", 16, "--keep-float", "head.fc")
+    assert code == 0
+    assert "already done, reused" in err
+    assert "95% interval" in out
+    assert "in float (ONNX Runtime" in out
+    cli("build", "--resume", run.path, "--overwrite", "--bits", 9)
+    assert path.exists(), "a wrong width is refused before anything is deleted"
+    run.clear()
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_file_that_fails_is_not_announced(quantize, run, monkeypatch):
+    result = IntegerVerification(
+        runtime="onnxruntime",
+        n=160,
+        agreement=0.9,
+        accuracy_simulation=0.5,
+        accuracy_file=0.4,
+        mean_difference=0.1,
+        passed=False,
+    )
+    monkeypatch.setattr(integer_delivery, "verify_integer", lambda *_, **__: [result])
+    code, _, err = quantize("--calibration", 10)
+    assert code == 6
+    assert "90.0% of 160 images" in err
+    assert not (run.path / "model.int8.onnx").exists()
+    assert (run.path / "model.int8.unverified.onnx").exists()
+    assert not run.has("quantization.json")
+
+
+def test_what_is_not_a_trained_network(cli, run, tmp_path):
+    code, _, err = cli("quantize", run.onnx)
+    assert code == 5
+    assert "cannot be quantized any more" in err
+    code, _, err = cli("quantize", tmp_path / "none" / "here")
+    assert code == 7
+    assert "There is no" in err
+    code, _, err = cli("quantize", "mobilvit_xxs")
+    assert code == 2
+    assert "Did you mean mobilevit_xxs" in err
+
+
+def test_weights_on_their_own_need_data_and_a_place(cli, run):
+    weights = run.checkpoints / "model.safetensors"
+    code, _, err = cli("quantize", weights)
+    assert code == 2
+    assert "--data" in err
+    code, _, err = cli("quantize", weights, "--data", "digits", "--limit", 160)
+    assert code == 2
+    assert "--out" in err
+    code, _, err = cli("quantize", run.path, "--weights", 6, "--precision", "int8")
+    assert code == 2, "no such option"
