@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketvit.core.errors import VerificationError
+from pocketvit.core.errors import CheckpointError, VerificationError
 from pocketvit.data import ImageSplit
 from pocketvit.data.splits import Joined
 from pocketvit.deployment.delivery import verification_batches
@@ -16,6 +16,7 @@ from pocketvit.deployment.integer_verification import (
     IntegerVerification,
     verify_integer,
 )
+from pocketvit.deployment.openvino import has_openvino, open_compiled
 from pocketvit.deployment.precision import OperatorPrecision, precision_table
 from pocketvit.deployment.targets import TARGETS
 from pocketvit.quantization import QuantizedNetwork
@@ -48,7 +49,8 @@ def deploy_integer(
         cost: `params` and `macs` of the network before it was rewritten.
 
     Returns:
-        File, size, verification and execution by runtime, for `quantization.json`.
+        File, size, verification and execution by runtime, and which runtimes cannot open the file, for
+        `quantization.json`.
 
     Raises:
         ExportError: a quantizer that no integer kernel executes, named; or the graph cannot be written.
@@ -58,7 +60,14 @@ def deploy_integer(
     candidate = path.with_suffix(f".unverified{path.suffix}")
     file = export_integer(network, candidate, card=card, cost=cost)
     shown = _enough(images, more_images)
-    found = verify_integer(network, candidate, verification_batches(shown, card, most=_IMAGES), strict=False)
+    refused = _refusals(candidate)
+    found = verify_integer(
+        network,
+        candidate,
+        verification_batches(shown, card, most=_IMAGES),
+        runtimes=[TARGETS["onnx"].runtime, *(["openvino"] if has_openvino() and not refused else [])],
+        strict=False,
+    )
     _refuse_unverified(found, candidate)
     tables = {result.runtime: precision_table(candidate, runtime=result.runtime) for result in found}
     candidate.replace(path)
@@ -69,8 +78,20 @@ def deploy_integer(
         "opset": file.opset,
         "nodes": file.nodes,
         "verification": [result.to_dict() for result in found],
+        "refused": refused,
         "execution": _execution(tables),
     }
+
+
+def _refusals(path: Path) -> dict[str, str]:
+    """What OpenVINO says if it cannot compile the file, which ONNX Runtime may well run."""
+    if not has_openvino():
+        return {}
+    try:
+        open_compiled(path, threads=1)
+    except CheckpointError as error:
+        return {"openvino": str(error).splitlines()[0]}
+    return {}
 
 
 def _refuse_unverified(found: Sequence[IntegerVerification], path: Path) -> None:

@@ -121,7 +121,7 @@ class _Rebuilt(fx.Interpreter):
         elif n.op == "output":
             (logits,) = n.all_input_nodes
             self.out.output(self.node(logits))
-        elif all(parent in self.constants for parent in n.all_input_nodes):
+        elif all(parent in self.constants for parent in n.all_input_nodes) or _is_scalar_of_zeros(n, result):
             self.constants[n] = result
         else:
             self._copy(n)
@@ -208,6 +208,11 @@ class _Rebuilt(fx.Interpreter):
         return value if isinstance(value, Tensor) else None
 
 
+def _is_scalar_of_zeros(n: fx.Node, result: Any) -> bool:
+    """Whether `n` only asks a tensor for its type and device, not for its numbers or size."""
+    return _is_call(n, "new_zeros") and isinstance(result, Tensor) and result.dim() == 0
+
+
 def _raw_name(n: fx.Node) -> str:
     packet = getattr(n.target, "overloadpacket", n.target)
     return getattr(packet, "__name__", str(packet))
@@ -281,6 +286,9 @@ def _matmul(graph: _Rebuilt, n: fx.Node) -> bool:
 def _addition(graph: _Rebuilt, n: fx.Node) -> bool:
     if _of_two_activations(graph, n):
         return graph.put(n, graph.operator(n, Addition, list(n.args[:2])))
+    zero = graph.constant(n.args[1])
+    if zero is not None and zero.dim() == 0 and not zero.any():  # what is left of a merged classifier
+        return graph.put(n, graph.node(n.args[0]))
     return _absorb_bias(graph, n)
 
 
