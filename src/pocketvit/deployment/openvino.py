@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ def open_compiled(path: Path, *, threads: int) -> Any:
         raise ConfigError("OpenVINO is not installed.", fix="pip install 'pocketvit[openvino]'")
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
-    import openvino
-
+    openvino: Any = importlib.import_module("openvino")  # not there for every type checker
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
