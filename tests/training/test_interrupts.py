@@ -39,8 +39,9 @@ def test_nothing_happens_without_a_signal():
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_second_signal_ends_the_process_at_once(number):
     code = f"""
-import os, time
+import os, signal, time
 from pocketvit.training.interrupts import StopRequest
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background begins with it ignored
 with StopRequest():
     os.kill(os.getpid(), {int(number)})
     os.kill(os.getpid(), {int(number)})

@@ -1,5 +1,6 @@
 import pytest
 
+from pocketvit.backbones import BuildOptions
 from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.training.record import card_of, epoch_line, epoch_row, origin_of
 from pocketvit.training.state import Best, Progress
@@ -43,7 +44,7 @@ def test_the_card_says_where_the_weights_come_from(data, preprocessing, used):
     report = PretrainedReport(
         used=used, source="hub/x" if used else "", licence="MIT" if used else "", message=""
     )
-    card = card_of("mobilevitv2_050", data, preprocessing, report, BEST)
+    card = card_of("mobilevitv2_050", BuildOptions(), data, preprocessing, report, BEST)
     assert (card.name, card.classes, card.accuracy) == ("mobilevitv2_050", data.classes, 0.975)
     assert (card.weights_licence == "MIT") is used
     origin = origin_of(data, report, BEST)
