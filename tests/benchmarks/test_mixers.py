@@ -35,7 +35,9 @@ def test_memory_is_that_of_the_work_alone(mixers):
 
     memory, found = mixers.peak_bytes(torch.device("cpu"), work)
     assert found == 5e6
-    assert 20e6 <= memory < 30e6  # 20 MB, and what the allocator rounds up to
+    # 20 MB and what the allocator rounds up to; less what the process already held and had free, and the
+    # kernel counts resident pages in batches
+    assert 18e6 <= memory < 30e6
     assert held.sum() == 10**7
 
 
