@@ -114,7 +114,10 @@ FAMILIES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.xfail(reason=OPEN[n])) if n in OPEN else n for n in FAMILIES],
+    [
+        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=OPEN[n])) if n in OPEN else n
+        for n in FAMILIES
+    ],
 )
 def test_integer_parity_on_every_family(name, card, tmp_path) -> None:
     torch.manual_seed(0)

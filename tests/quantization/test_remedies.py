@@ -10,7 +10,7 @@ from pocketvit.quantization.sensitivity import visits
 
 
 def of(**gains: float) -> tuple[Remedy, ...]:
-    return tuple(Remedy(action=name.replace("_", " "), gain=gain) for name, gain in gains.items())  # type: ignore[arg-type]
+    return tuple(Remedy(action=name.replace("_", " "), gain=gain) for name, gain in gains.items())
 
 
 @pytest.mark.parametrize(
