@@ -37,7 +37,8 @@ class Contestant:
         role: what is judged, or what it is judged against.
         path: the file.
         resolution: height and width of its input, pixels.
-        precision: `float32`, or `int8` where what can be computed in integers is, whatever their width.
+        precision: as the file says: `float32`, `int8`, `w4a8`, `mixed`; kernels of integers are 8 bits wide
+            for all. `integers` where a file only says that.
         macs: multiply-accumulates for one image.
         params: number of parameters.
     """
@@ -69,7 +70,7 @@ class Contestant:
             role=role,
             path=path,
             resolution=file.card.preprocessing.size,
-            precision="int8" if OPERATORS_KEY in file.metadata else "float32",
+            precision=_precision(file),
             macs=macs,
             params=params,
         )
@@ -140,6 +141,11 @@ def benchmark(
             for i, (contestant, count) in enumerate(cells)
         ],
     }
+
+
+def _precision(file: ExportedClassifier) -> str:
+    named = "precision" in file.metadata or OPERATORS_KEY not in file.metadata
+    return file.card.precision if named else "integers"
 
 
 def _call(engine: Runtime, contestant: Contestant, threads: int) -> Callable[[], Any]:

@@ -19,6 +19,10 @@ EXAMPLES = """
 
 `pocketvit quantize runs/photos --weights 6 --activations 6 --keep-float 'stages.0.*'`
 
+`pocketvit quantize runs/photos --average-bits 6`
+
+`pocketvit quantize runs/photos --size-budget 0.2x`
+
 `pocketvit quantize runs/photos --list`
 
 `pocketvit quantize runs/photos --method qhyvit --simulate`
@@ -39,10 +43,32 @@ def run(
     method: Annotated[
         str, typer.Option("--method", help="How the integers are chosen; docs/quantization.md lists all.")
     ] = "pocket",
-    weights: Annotated[int, typer.Option("--weights", "-w", help="Bits of the weights.")] = 8,
+    weights: Annotated[
+        int | None,
+        typer.Option("--weights", "-w", help="Bits of the weights. [default: 8]", show_default=False),
+    ] = None,
     activations: Annotated[int, typer.Option("--activations", "-a", help="Bits of the activations.")] = 8,
+    average_bits: Annotated[
+        float | None,
+        typer.Option(
+            "--average-bits",
+            help="Instead of --weights: at most so many bits a weight on average. Each operator gets 4, 6 "
+            "or 8, so that the answers change least.",
+            show_default=False,
+        ),
+    ] = None,
+    size_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--size-budget",
+            metavar="BYTES|PARTx",
+            help="The same by the bytes of all parameters, weights packed: **250k**, or **0.2x** float32's.",
+            show_default=False,
+        ),
+    ] = None,
     calibration: Annotated[
-        int, typer.Option("--calibration", "-n", help="Training images to choose by, from all classes.")
+        int,
+        typer.Option("--calibration", "-n", min=0, help="Training images to choose by, from all classes."),
     ] = 32,
     scope: Annotated[
         Literal["partial", "full"],
@@ -90,12 +116,13 @@ def run(
 
     spec = QuantizationSpec(
         method=method,
-        weights=weights,
+        weights=8 if weights is None else weights,
         activations=activations,
         scope=scope,
         keep_float=tuple(keep_float or ()),
         seed=seed,
     )
+    budget = _budget(weights, average_bits, size_budget)
     subject = load_subject(model)
     if listing:
         rows = describe_operators(subject, spec)
@@ -105,26 +132,63 @@ def run(
         refuse_simulated(spec)
     images = load_images(subject, data, val_fraction=val_fraction, seed=seed, limit=limit)
     if simulate:
-        found = simulated(subject, images, spec, calibration=calibration, diagnosis=diagnose)
+        found = simulated(subject, images, spec, calibration=calibration, diagnosis=diagnose, budget=budget)
         content = found.content
     else:
-        content = _deliver(subject, images, spec, out, calibration=calibration, diagnosis=diagnose)
+        content = _deliver(
+            subject, images, spec, out, calibration=calibration, diagnosis=diagnose, budget=budget
+        )
     _show(content, quantization_table(content), as_json=as_json)
 
 
+def _budget(weights: int | None, average_bits: float | None, size: str | None) -> Any:
+    """What is asked of the widths, `None` where they are given.
+
+    Raises:
+        ConfigError: more than one of the three is given, or a budget that cannot be read.
+    """
+    from pocketvit.quantization.mixed import WeightBudget
+
+    if average_bits is None and size is None:
+        return None
+    if weights is not None:
+        raise ConfigError(
+            f"--weights {weights} gives every operator this width, while a budget chooses them.",
+            fix="Give --weights, or --average-bits, or --size-budget.",
+        )
+    if average_bits is not None and size is not None:
+        raise ConfigError("--average-bits and --size-budget are two budgets.", fix="Give one of them.")
+    return WeightBudget(average_bits=average_bits, size=size)
+
+
 def _deliver(
-    subject: Any, images: Any, spec: Any, out: Path | None, *, calibration: int, diagnosis: bool
+    subject: Any,
+    images: Any,
+    spec: Any,
+    out: Path | None,
+    *,
+    calibration: int,
+    diagnosis: bool,
+    budget: Any,
 ) -> dict[str, Any]:
     from pocketvit.pipeline.build import quantize_run
     from pocketvit.pipeline.quantize import quantize_to_folder
 
     if out is not None:
         return quantize_to_folder(
-            subject, images, spec, calibration=calibration, folder=out, diagnosis=diagnosis
+            subject,
+            images,
+            spec,
+            calibration=calibration,
+            folder=out,
+            diagnosis=diagnosis,
+            budget=budget,
         )
     if subject.run is None:
         raise ConfigError("Where should the file go?", fix="Say so with --out FOLDER.")
-    return quantize_run(subject.run.path, images, spec, calibration=calibration, diagnosis=diagnosis)
+    return quantize_run(
+        subject.run.path, images, spec, calibration=calibration, diagnosis=diagnosis, budget=budget
+    )
 
 
 def _show(content: Any, table: Any, *, as_json: bool) -> None:

@@ -30,9 +30,12 @@ from pocketvit.core.errors import RunError, StorageError
 from pocketvit.core.files import read_json, write_json
 from pocketvit.core.machine import hardware, versions
 
-__all__ = ["RunDirectory"]
+__all__ = ["QUANTIZATION", "RunDirectory"]
 
 _FORMAT = 1
+
+QUANTIZATION = "quantization.json"
+"""What is known of the integer file."""
 
 _FILES = (
     "run.json",
@@ -43,7 +46,7 @@ _FILES = (
     "evaluation.json",
     "model.onnx",
     "export.json",
-    "quantization.json",
+    QUANTIZATION,
     "benchmark.json",
     "report.html",
 )
@@ -82,6 +85,18 @@ class RunDirectory:
     def onnx(self) -> Path:
         """The exported model."""
         return self.path / "model.onnx"
+
+    @property
+    def integer_file(self) -> Path | None:
+        """The file that computes in integers and that `quantization.json` speaks of, if there is one.
+
+        Raises:
+            RunError: `quantization.json` is damaged.
+        """
+        if not self.has(QUANTIZATION) or "wrote" not in self.stage("quantize"):
+            return None
+        path = self.path / self.read(QUANTIZATION)["file"]
+        return path if path.is_file() else None
 
     @property
     def report(self) -> Path:

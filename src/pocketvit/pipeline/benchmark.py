@@ -9,7 +9,7 @@ from typing import Any
 
 from pocketvit.benchmarking import Contestant, benchmark, mobilenet_baseline
 from pocketvit.deployment import ExportedClassifier
-from pocketvit.pipeline.load import exported_file
+from pocketvit.pipeline.load import exported_files
 
 __all__ = ["benchmark_files"]
 
@@ -21,7 +21,7 @@ def benchmark_files(paths: Sequence[Path], *, threads: Sequence[int] | None) -> 
     """Measure exported files, and a MobileNetV3 for each input size among them.
 
     Args:
-        paths: exported files or run directories.
+        paths: exported files, or run directories, whose integer file is measured too.
         threads: thread counts; by default one and all cores.
 
     Returns:
@@ -31,7 +31,7 @@ def benchmark_files(paths: Sequence[Path], *, threads: Sequence[int] | None) -> 
         CheckpointError: a file is missing, damaged, or not written by pocketvit.
         RunError: a run has not been exported.
     """
-    files = [exported_file(path) for path in paths]
+    files = [file for path in paths for file in exported_files(path)]
     ours = [Contestant.of_file(file, role="ours") for file in files]
     if len({(contestant.name, contestant.precision) for contestant in ours}) < len(ours):
         ours = [replace(contestant, name=f"{contestant.name} ({contestant.path})") for contestant in ours]

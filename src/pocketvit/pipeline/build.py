@@ -19,6 +19,7 @@ from pocketvit.pipeline import stages
 from pocketvit.pipeline.config import BuildConfig
 from pocketvit.pipeline.quantize import quantize_in_run
 from pocketvit.quantization import QuantizationSpec
+from pocketvit.quantization.mixed import WeightBudget
 from pocketvit.reporting import summary_table, write_report
 
 __all__ = ["build", "export_run", "quantize_run", "train_only"]
@@ -77,7 +78,13 @@ def export_run(
 
 
 def quantize_run(
-    path: Path, images: ImageData, spec: QuantizationSpec, *, calibration: int, diagnosis: bool
+    path: Path,
+    images: ImageData,
+    spec: QuantizationSpec,
+    *,
+    calibration: int,
+    diagnosis: bool,
+    budget: WeightBudget | None = None,
 ) -> dict[str, Any]:
     """Quantize the network of a trained run, and refresh the report; timings too, where there are any.
 
@@ -90,7 +97,9 @@ def quantize_run(
     """
     run = RunDirectory.open(path)
     with run.locked():
-        content = quantize_in_run(run, images, spec, calibration=calibration, diagnosis=diagnosis)
+        content = quantize_in_run(
+            run, images, spec, calibration=calibration, diagnosis=diagnosis, budget=budget
+        )
         if run.has("benchmark.json") and run.onnx.is_file():
             saved = {**run.read("run.json")["config"], "out": path}
             config = parse_config(BuildConfig, saved, where=str(path / "run.json"))

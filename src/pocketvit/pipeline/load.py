@@ -15,7 +15,7 @@ from pocketvit.tasks import ModelCard
 from pocketvit.tasks.evaluation import Predict, torch_predictor
 from pocketvit.training import load_model
 
-__all__ = ["Classifier", "exported_file", "load_classifier", "load_network"]
+__all__ = ["Classifier", "exported_files", "load_classifier", "load_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +66,15 @@ def load_network(run: RunDirectory) -> tuple[nn.Module, ModelCard]:
     return load_model(path)
 
 
-def exported_file(path: Path) -> Path:
-    """The exported file that `path` is, or that the run at `path` holds.
+def exported_files(path: Path) -> list[Path]:
+    """The exported file that `path` is, or those that the run at `path` holds: in float, and in integers.
 
     Raises:
         RunError: the run has not been exported.
     """
     if not path.is_dir():
-        return path
+        return [path]
     run = RunDirectory.open(path)
     if not run.onnx.is_file():
         raise RunError(f"{path} holds no exported file yet.", fix=f"Run `pocketvit export {path}`.")
-    return run.onnx
+    return [run.onnx, *([run.integer_file] if run.integer_file else [])]

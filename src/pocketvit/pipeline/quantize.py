@@ -17,7 +17,7 @@ from pocketvit.core.console import console, progress_bar
 from pocketvit.core.errors import ConfigError
 from pocketvit.core.files import sha256_of, write_json
 from pocketvit.core.machine import choose_device, versions
-from pocketvit.core.rundir import RunDirectory
+from pocketvit.core.rundir import QUANTIZATION, RunDirectory
 from pocketvit.data import ImageData, ImageSplit
 from pocketvit.data.loader import make_loader
 from pocketvit.data.partition import balanced_sample
@@ -31,7 +31,9 @@ from pocketvit.pipeline.subject import Subject, load_subject
 from pocketvit.quantization import METHODS, Calibration, QuantizationSpec, QuantizedNetwork, quantize
 from pocketvit.quantization.diagnosis import diagnose
 from pocketvit.quantization.methods import get_method
+from pocketvit.quantization.mixed import WeightBudget, describe_widths
 from pocketvit.quantization.quantize import operators_to_quantize
+from pocketvit.quantization.spec import MIXED
 from pocketvit.tasks import ModelCard
 from pocketvit.tasks.classification import wilson_interval
 from pocketvit.tasks.evaluation import Predict, torch_predictor
@@ -45,8 +47,6 @@ __all__ = [
     "quantize_to_folder",
     "simulate",
 ]
-
-RESULT = "quantization.json"
 
 _BATCH = 32
 
@@ -68,7 +68,13 @@ class Simulation:
 
 
 def simulate(
-    subject: Subject, images: ImageData, spec: QuantizationSpec, *, calibration: int, diagnosis: bool
+    subject: Subject,
+    images: ImageData,
+    spec: QuantizationSpec,
+    *,
+    calibration: int,
+    diagnosis: bool,
+    budget: WeightBudget | None = None,
 ) -> Simulation:
     """Quantize a network by a few training images, and measure it beside itself on the held-out ones.
 
@@ -76,11 +82,12 @@ def simulate(
         images: labels index the network's classes.
         calibration: how many training images; `spec.seed` draws them from all classes.
         diagnosis: whether to find out what each operator costs, which takes as long again.
+        budget: chooses a width for each operator's weights, in the place of `spec.weights`.
 
     Raises:
         UnknownNameError: no such method.
-        ConfigError: a pattern of `keep_float` matches nothing.
-        DataError: the calibration images cannot be used.
+        ConfigError: a pattern of `keep_float` matches nothing, or a budget that is too small.
+        DataError: the calibration images cannot be used, or the network computes no finite numbers.
         ExportError: the network cannot be traced into a graph.
     """
     method, card = get_method(spec.method), subject.card
@@ -89,6 +96,8 @@ def simulate(
         spec = spec.model_copy(update={"integer_outputs": True})  # or ONNX Runtime convolves in float
     prepared = prepare_for_quantization(subject.network, size=card.preprocessing.size)
     began = time.perf_counter()
+    if budget is not None:
+        spec = budget.choose(prepared, drawn, spec)
     network = quantize(prepared, spec, drawn)
     seconds = time.perf_counter() - began
     predictors = {
@@ -113,6 +122,8 @@ def simulate(
         "agreement": {"simulated_float": _share(guesses["simulated"] == guesses["float"])},
         "quantized": _quantized(network),
     }
+    if budget is not None:
+        content["mixed"] = describe_widths(prepared, spec, budget)
     if diagnosis:
         content["diagnosis"] = diagnose(network, drawn, reference=prepared).to_dict()
     return Simulation(network=network, content=content, guesses=guesses["simulated"], truth=truth)
@@ -126,6 +137,7 @@ def quantize_to_folder(
     calibration: int,
     folder: Path,
     diagnosis: bool = True,
+    budget: WeightBudget | None = None,
 ) -> dict[str, Any]:
     """The same, and write the verified integer file and `quantization.json` into `folder`.
 
@@ -139,12 +151,16 @@ def quantize_to_folder(
         StorageError: the disk is full or not writable.
     """
     refuse_simulated(spec)
-    simulation = simulate(subject, images, spec, calibration=calibration, diagnosis=diagnosis)
+    simulation = simulate(subject, images, spec, calibration=calibration, diagnosis=diagnosis, budget=budget)
     content, truth = simulation.content, simulation.truth
-    card = replace(subject.card, accuracy=content["accuracy"]["simulated"]["value"])
+    card = replace(
+        subject.card,
+        accuracy=content["accuracy"]["simulated"]["value"],
+        precision=_precision(spec, budget),
+    )
     cost = measure_complexity(subject.network, card.preprocessing.size)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file_name(spec)
+    path = folder / file_name(spec, budget)
     content |= deploy_integer(
         simulation.network, path, card=card, images=images.val, more_images=images.train, cost=asdict(cost)
     )
@@ -152,7 +168,7 @@ def quantize_to_folder(
     content["accuracy"]["file"] = _accuracy(guesses["file"], truth)
     content["agreement"]["file_simulated"] = _share(guesses["file"] == simulation.guesses)
     content["float_bytes"] = _float_bytes(folder)
-    write_json(folder / RESULT, content)
+    write_json(folder / QUANTIZATION, content)
     return content
 
 
@@ -163,14 +179,20 @@ def quantize_in_run(
     *,
     calibration: int,
     diagnosis: bool = True,
+    budget: WeightBudget | None = None,
 ) -> dict[str, Any]:
-    """The same in a run, as a stage: what is there already for the same settings is reused."""
+    """The same in a run, as a stage: what is there already for the same settings is reused.
+
+    A run has one integer file, the one that its `quantization.json`, timings and report speak of: a new one
+    of other widths takes the place of the old.
+    """
     refuse_simulated(spec)
     inputs = {
         "weights": sha256_of(run.checkpoints / "model.safetensors"),
         "data": images.fingerprint,
         "split": images.split_rule,
         "spec": spec.model_dump(mode="json"),
+        "budget": None if budget is None else asdict(budget),
         "calibration": calibration,
         "diagnosis": diagnosis,
         "versions": versions(),
@@ -178,17 +200,27 @@ def quantize_in_run(
 
     def work() -> None:
         subject = load_subject(str(run.path))
+        earlier = run.read(QUANTIZATION)["file"] if run.has(QUANTIZATION) else None
         content = quantize_to_folder(
-            subject, images, spec, calibration=calibration, folder=run.path, diagnosis=diagnosis
+            subject,
+            images,
+            spec,
+            calibration=calibration,
+            folder=run.path,
+            diagnosis=diagnosis,
+            budget=budget,
         )
+        if earlier not in (None, content["file"]):
+            (run.path / earlier).unlink(missing_ok=True)
+            console.print(f"  {escape(earlier)} is gone: a run has one integer file; --out FOLDER keeps more")
         found = content["accuracy"]
         console.print(
             f"  {escape(content['file'])}: top-1 {found['file']['value']:.1%} in integers, "
             f"{found['float']['value']:.1%} in float, on {content['n']} images"
         )
 
-    run_stage(run, "quantize", work, key=key_of(inputs), writes=[file_name(spec), RESULT])
-    return run.read(RESULT)
+    run_stage(run, "quantize", work, key=key_of(inputs), writes=[file_name(spec, budget), QUANTIZATION])
+    return run.read(QUANTIZATION)
 
 
 def describe_operators(subject: Subject, spec: QuantizationSpec) -> list[dict[str, Any]]:
@@ -244,12 +276,13 @@ def refuse_simulated(spec: QuantizationSpec) -> None:
         )
 
 
-def file_name(spec: QuantizationSpec) -> str:
-    """`model.int8.onnx` where all widths are 8, `model.w4a8.onnx` where they differ."""
-    if spec.bits:
-        return "model.mixed.onnx"
-    same = spec.weights == spec.activations
-    return f"model.int{spec.weights}.onnx" if same else f"model.w{spec.weights}a{spec.activations}.onnx"
+def file_name(spec: QuantizationSpec, budget: WeightBudget | None = None) -> str:
+    """`model.int8.onnx` where all widths are 8, `model.w4a8.onnx` or `model.mixed.onnx` where they differ."""
+    return f"model.{_precision(spec, budget)}.onnx"
+
+
+def _precision(spec: QuantizationSpec, budget: WeightBudget | None) -> str:
+    return spec.precision if budget is None else MIXED
 
 
 def _classified(

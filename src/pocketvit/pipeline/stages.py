@@ -25,8 +25,8 @@ from pocketvit.data.transforms import eval_transform
 from pocketvit.deployment import deploy
 from pocketvit.pipeline.benchmark import benchmark_files
 from pocketvit.pipeline.config import BuildConfig
-from pocketvit.pipeline.load import load_network
-from pocketvit.pipeline.quantize import RESULT, quantize_in_run
+from pocketvit.pipeline.load import exported_files, load_network
+from pocketvit.pipeline.quantize import quantize_in_run
 from pocketvit.pipeline.stage import key_of, run_stage
 from pocketvit.quantization import QuantizationSpec
 from pocketvit.reporting.tables import candidates_table
@@ -280,9 +280,7 @@ def quantize_model(job: Job) -> None:
 
 def benchmark_model(job: Job) -> None:
     """Time the exported file, and the integer file if there is one, beside a MobileNet; `benchmark.json`."""
-    files = [job.run.onnx]
-    if job.run.has(RESULT) and "wrote" in job.run.stage("quantize"):
-        files.append(job.run.path / job.run.read(RESULT)["file"])
+    files = exported_files(job.run.path)
 
     def work() -> None:
         job.run.write("benchmark.json", benchmark_files(files, threads=job.config.threads))

@@ -14,7 +14,7 @@ from pocketvit.core.errors import DataError
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Operator
 
-__all__ = ["Calibration", "Sample", "float_logits", "output_gradients", "samples"]
+__all__ = ["Calibration", "Sample", "check_finite", "float_logits", "output_gradients", "samples"]
 
 _MEMORY = 1 << 30
 """Bytes of activations that are held at a time."""
@@ -46,7 +46,10 @@ class Calibration:
                 fix="Give prepared training images, (N, channels, height, width); 32 do.",
             )
         if not torch.isfinite(self.images).all():
-            raise DataError("The calibration images hold numbers that are not finite.")
+            raise DataError(
+                "The calibration images hold numbers that are not finite.",
+                fix="Look at how they are prepared: a standard deviation of 0 does that.",
+            )
         if self.labels is not None and len(self.labels) > 1 and len(self.labels.unique()) == 1:
             raise DataError(
                 "All calibration images are of one class; ranges found on them would not fit the others.",
@@ -84,6 +87,28 @@ def samples(
         # Freed one by one, so that a method may build up its own memory meanwhile.
         for operator in part:
             yield operator, found.pop(0)
+
+
+def check_finite(network: QuantizedNetwork, calibration: Calibration) -> None:
+    """Make sure that the float network computes nothing but finite numbers: no range fits others.
+
+    Raises:
+        DataError: names the first operator that does not.
+    """
+    operators = list(network.operators.values())
+    with torch.no_grad(), network.only([]):
+        fine = _record(network, calibration.images, operators, lambda _, sample: _finite(sample.output))
+    for operator, finite in zip(operators, fine, strict=True):
+        if operator.weight is not None and not torch.isfinite(operator.weight).all():
+            raise DataError(
+                f"The weights of {operator.name} are not all finite: the network is damaged.",
+                fix="Train it again, or take an earlier checkpoint.",
+            )
+        if not finite:
+            raise DataError(
+                f"{operator.name} computes numbers that are not finite on the calibration images.",
+                fix="The network itself fails on these images: evaluate it, and look at them.",
+            )
 
 
 def float_logits(network: QuantizedNetwork, calibration: Calibration) -> Tensor:
@@ -172,6 +197,10 @@ def _record(
         for hook in hooks:
             hook.remove()
     return [found[operator.name] for operator in operators]
+
+
+def _finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
 def _bytes(sample: Sample) -> int:

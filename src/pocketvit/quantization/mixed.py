@@ -10,10 +10,12 @@ weight in a byte whatever its width.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from torch import Tensor
 from pocketvit.core.config import parse_count
 from pocketvit.core.console import progress_bar
 from pocketvit.core.errors import ConfigError
-from pocketvit.quantization.calibration import Calibration
+from pocketvit.quantization.calibration import Calibration, check_finite
 from pocketvit.quantization.correction import least_error_weights
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Convolution, Linear, Operator
@@ -30,7 +32,10 @@ from pocketvit.quantization.quantizers import check_bits
 from pocketvit.quantization.sensitivity import logit_error, visits
 from pocketvit.quantization.spec import OperatorBits, QuantizationSpec
 
-__all__ = ["WeightBudget", "choose_bits", "float_bytes", "packed_bytes", "weight_errors"]
+__all__ = ["WeightBudget", "choose_bits", "describe_widths", "float_bytes", "packed_bytes", "weight_errors"]
+
+_PART = re.compile(r"\s*(\d*\.?\d+)\s*[x×]\s*")
+"""A size as a part of float32's, such as `0.2x`."""
 
 _IMAGES = 16
 _UNITS = 20_000
@@ -44,10 +49,23 @@ class WeightBudget:
     Attributes:
         average_bits: bits a quantized weight on average.
         size: of all parameters, in bytes such as `250k`, or as a part of float32's such as `0.2x`.
+
+    Raises:
+        ConfigError: none or both are given, or what is given cannot be read.
     """
 
     average_bits: float | None = None
     size: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.average_bits is None) == (self.size is None):
+            raise ConfigError("Give either an average width or a size, not both.")
+        if self.average_bits is not None and not math.isfinite(self.average_bits):
+            raise ConfigError(
+                f"An average of {self.average_bits} bits is no budget.", fix="Such as 6 or 5.5."
+            )
+        if self.size is not None and not _PART.fullmatch(self.size):
+            parse_count(self.size)
 
     def choose(
         self, network: QuantizedNetwork, calibration: Calibration, spec: QuantizationSpec
@@ -55,7 +73,8 @@ class WeightBudget:
         """`spec` with the widths of `choose_bits` within this budget.
 
         Raises:
-            ConfigError: a budget that cannot be read, or that `choose_bits` refuses.
+            ConfigError: a budget that `choose_bits` refuses.
+            DataError: the network computes numbers that are not finite.
         """
         size = None if self.size is None else _bytes(self.size, network)
         return choose_bits(network, calibration, spec, average_weight_bits=self.average_bits, size_bytes=size)
@@ -81,6 +100,7 @@ def choose_bits(
     Raises:
         ConfigError: no budget or two, an unsupported width, or a budget below all weights at the
             smallest width.
+        DataError: the network computes numbers that are not finite.
     """
     if (average_weight_bits is None) == (size_bytes is None):
         raise ConfigError("Give either an average width or a size, not both.")
@@ -95,6 +115,7 @@ def choose_bits(
     else:
         budget = 8.0 * (size_bytes - _fixed_bytes(network, operators))
     _check_budget(network, operators, budget, widths, as_size=size_bytes is not None)
+    check_finite(network, calibration)
     errors = weight_errors(network, calibration, operators, widths)
     chosen = _cheapest_widths(errors, counts, int(budget))
     bits = {
@@ -112,6 +133,31 @@ def packed_bytes(network: QuantizedNetwork, spec: QuantizationSpec) -> int:
     operators = [o for o in operators_to_quantize(network, spec) if isinstance(o, Convolution | Linear)]
     bits = sum(_count(operator) * spec.weight_bits(operator.name) for operator in operators)
     return _fixed_bytes(network, operators) + -(-bits // 8)
+
+
+def describe_widths(
+    network: QuantizedNetwork, spec: QuantizationSpec, budget: WeightBudget
+) -> dict[str, Any]:
+    """The widths that were chosen within a budget, for `quantization.json`.
+
+    Args:
+        network: in float.
+        spec: as `budget.choose` returned it.
+    """
+    counts = {name: _count(network.operator(name)) for name in spec.bits}
+    spent = sum(counts[name] * bits.weights for name, bits in spec.bits.items())
+    eight = {name: bits.model_copy(update={"weights": 8}) for name, bits in spec.bits.items()}
+    return {
+        "budget": asdict(budget),
+        "average_bits": round(spent / sum(counts.values()), 4),
+        "packed_bytes": packed_bytes(network, spec),
+        "int8_bytes": packed_bytes(network, spec.model_copy(update={"bits": eight})),
+        "float_bytes": float_bytes(network),
+        "operators": [
+            {"operator": name, "weights": counts[name], "bits": bits.weights}
+            for name, bits in spec.bits.items()
+        ],
+    }
 
 
 def float_bytes(network: QuantizedNetwork) -> int:
@@ -191,7 +237,7 @@ def _shifted(least: Tensor, units: int) -> Tensor:
 
 
 def _bytes(size: str, network: QuantizedNetwork) -> int:
-    part = re.fullmatch(r"\s*(\d*\.?\d+)\s*[x×]\s*", size)
+    part = _PART.fullmatch(size)
     return int(float(part[1]) * float_bytes(network)) if part else parse_count(size)
 
 

@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from pocketvit.quantization.biases import round_biases
-from pocketvit.quantization.calibration import Calibration
+from pocketvit.quantization.calibration import Calibration, check_finite
 from pocketvit.quantization.capture import capture
 from pocketvit.quantization.methods import get_method
 from pocketvit.quantization.network import QuantizedNetwork
@@ -33,7 +33,8 @@ def quantize(
     Raises:
         UnknownNameError: no such method.
         ConfigError: `keep_float` or `bits` names an operator that does not exist.
-        DataError: the method can make nothing of the calibration images.
+        DataError: the network computes numbers that are not finite on the calibration images, or the method
+            can make nothing of them.
         ExportError: the network cannot be traced into a graph.
     """
     method = get_method(spec.method)
@@ -44,6 +45,7 @@ def quantize(
         else capture(model, size=height, in_chans=calibration.images.shape[1])
     )
     operators = operators_to_quantize(network, spec)
+    check_finite(network, calibration)
     method.calibrate(network, operators, calibration, spec)
     wanted = method.integer_outputs if spec.integer_outputs is None else spec.integer_outputs
     if wanted:

@@ -9,9 +9,12 @@ from pydantic import Field, field_validator
 from pocketvit.core.config import Config
 from pocketvit.quantization.quantizers import check_bits
 
-__all__ = ["OperatorBits", "QuantizationSpec", "Scope"]
+__all__ = ["MIXED", "OperatorBits", "QuantizationSpec", "Scope"]
 
 Scope = Literal["partial", "full"]
+
+MIXED = "mixed"
+"""What numbers of several widths are called."""
 
 
 class OperatorBits(Config):
@@ -65,6 +68,14 @@ class QuantizationSpec(Config):
     def activation_bits(self, operator: str) -> int:
         """Bits of what an operator reads."""
         return self.bits[operator].activations if operator in self.bits else self.activations
+
+    @property
+    def precision(self) -> str:
+        """As in names of files: `int8`, `w4a8` where weights and activations differ, `mixed`."""
+        if self.bits:
+            return MIXED
+        same = self.weights == self.activations
+        return f"int{self.weights}" if same else f"w{self.weights}a{self.activations}"
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -88,30 +89,30 @@ def diagnosis_section(content: dict[str, Any] | None) -> DiagnosisSection | None
     )
 
 
-def diagnosis_table(content: dict[str, Any]) -> Table:
+def diagnosis_table(content: dict[str, Any]) -> RenderableType:
     """The ten operators that change the answers most; `content` is as in quantization.json."""
     found = content["diagnosis"]
-    table = Table(
-        title=Text("What costs most: each operator alone in integers"),
-        caption=Text(
-            f"{found['images']} calibration images; share: of the error of the scores; SNR: signal-to-noise "
-            f"ratio of what it returns, 20 dB is noise of a tenth"
-            + (f"\n{advice(found)} {_command(found)}" if advice(found) else "")
-        ),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(box=None, pad_edge=False)
     table.add_column("operator", overflow="fold")
     for name in ("bits", "share", "SNR", "clipped"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what would help", overflow="fold")
-    for row in _worst(found):
-        help_words = f"{row.suggestion} (−{percent(row.gain)} of all error)" if row.suggestion else ""
-        clipped = percent(row.clipped)
-        table.add_row(escape(row.name), row.bits, percent(row.share), row.noise, clipped, help_words)
-    return table
+    worst = _worst(found)
+    for row in worst:
+        table.add_row(escape(row.name), row.bits, percent(row.share), row.noise, percent(row.clipped))
+    return Group(
+        Text("What costs most: each operator alone in integers"),
+        table,
+        Text(
+            f"{found['images']} calibration images; share: of the error of the scores; SNR: signal-to-noise "
+            "ratio of what it returns, 20 dB is noise of a tenth"
+        ),
+        *(
+            Text(f"{row.name}: {row.suggestion} (−{percent(row.gain)} of all error)")
+            for row in worst
+            if row.suggestion
+        ),
+        *([Text(f"{advice(found)} {_command(found)}")] if advice(found) else []),
+    )
 
 
 def advice(found: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pocketvit.reporting.diagnosis import diagnosis_table
 from pocketvit.reporting.format import count, duration, file_size, interval, percent
+from pocketvit.reporting.widths import label_words, widths_table
 
 __all__ = [
     "RUNTIMES",
@@ -34,7 +35,7 @@ __all__ = [
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 """How each runtime writes its name."""
 
-_SHOWN = 12
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +176,12 @@ def quantization_table(content: dict[str, Any]) -> RenderableType:
     """What was gained and lost; `content` is as in quantization.json."""
     method, drawn = content["method"], content["calibration"]
     title = (
-        f"{method['name']} {content['label']}, {drawn['n']} calibration images of {drawn['classes']} of "
+        f"{method['name']} {label_words(content)}, {drawn['n']} calibration images of {drawn['classes']} of "
         f"{drawn['of']} classes, {duration(content['seconds'])}"
     )
     parts: list[RenderableType] = [Text(title, style="bold"), _score_table(content)]
+    if "mixed" in content:
+        parts += ["", widths_table(content), ""]
     if "file" in content:
         parts += [Text(f"{content['file']}: {size_words(content)}"), *map(Text, verified_lines(content))]
         parts += ["", _kind_table(content), *(_in_float_text(group) for group in in_float(content))]

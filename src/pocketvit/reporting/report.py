@@ -19,6 +19,7 @@ from pocketvit.reporting.quantized import integer_section
 from pocketvit.reporting.savings import savings
 from pocketvit.reporting.source import STAGES, RunFiles, read_run
 from pocketvit.reporting.usage import onnx_snippet, predict_command
+from pocketvit.reporting.widths import widths_section
 
 __all__ = ["render_report", "write_report"]
 
@@ -85,6 +86,7 @@ def _content(files: RunFiles) -> dict[str, Any]:
         "savings": savings(files.export),
         "quantization": files.quantization,
         "integer": integer_section(files.quantization, files.export),
+        "widths": widths_section(files.quantization),
         "diagnosis": diagnosis_section(files.quantization),
         "options": sections.settings_of((model or {}).get("options", {})),
         "metadata": sections.settings_of(files.export["metadata"]) if files.export else [],

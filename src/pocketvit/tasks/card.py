@@ -16,6 +16,8 @@ __all__ = ["ModelCard"]
 
 _JSON_KEYS = ("classes", "preprocessing", "options")
 
+_FLOAT = "float32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -30,6 +32,8 @@ class ModelCard:
         source: paper and repository of the architecture.
         training_data: fingerprint of the data it was trained on; empty when unknown.
         accuracy: top-1 on the validation images, a fraction; `None` when not measured.
+        precision: numbers that the file computes with: `float32`, `int8`, or as
+            `QuantizationSpec.precision` says.
         task: what the logits mean.
         options: how the architecture was built where that is not the default.
     """
@@ -42,6 +46,7 @@ class ModelCard:
     source: str
     training_data: str = ""
     accuracy: float | None = None
+    precision: str = _FLOAT
     task: str = "classification"
     options: BuildOptions = DEFAULTS
 
@@ -60,6 +65,8 @@ class ModelCard:
             values["training_data"] = self.training_data
         if self.accuracy is not None:
             values["accuracy"] = self.accuracy
+        if self.precision != _FLOAT:
+            values["precision"] = self.precision
         if options := self.options.to_dict():
             values["options"] = options
         return values
@@ -84,6 +91,7 @@ class ModelCard:
                 source=values["source"],
                 training_data=values.get("training_data", ""),
                 accuracy=float(values["accuracy"]) if "accuracy" in values else None,
+                precision=values.get("precision", _FLOAT),
                 task=values["task"],
                 options=BuildOptions.from_dict(values.get("options", {})),
             )
