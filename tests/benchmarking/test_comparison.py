@@ -55,3 +55,19 @@ def test_file_without_costs_is_refused(tiny_file: Path, tmp_path: Path) -> None:
     onnx.save(graph, path)
     with pytest.raises(CheckpointError, match="does not say its MACs"):
         Contestant.of_file(path, role="ours")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "wanted"),
+    [
+        ({}, "float32"),
+        ({"precision": "w4a8", "pocketvit.operators": "{}"}, "w4a8"),
+        ({"pocketvit.operators": "{}"}, "integers"),
+    ],
+)
+def test_the_numbers_are_those_that_the_file_names(tiny_file, tmp_path, metadata, wanted) -> None:
+    graph = onnx.load(tiny_file)
+    onnx.helper.set_model_props(graph, {p.key: p.value for p in graph.metadata_props} | metadata)
+    path = tmp_path / "model.onnx"
+    onnx.save(graph, path)
+    assert Contestant.of_file(path, role="ours").precision == wanted

@@ -66,3 +66,15 @@ def test_a_second_process_is_kept_out(run):
             pass
     with run.locked():
         pass
+
+
+def test_the_integer_file_is_the_one_that_was_announced(run):
+    run.start_stage("quantize", "key")
+    run.write("quantization.json", {"file": "model.int6.onnx"})
+    (run.path / "model.int6.onnx").write_bytes(b"")
+    (run.path / "model.int8.onnx").write_bytes(b"")
+    assert run.integer_file is None, "quantization was begun again, and has not finished"
+    run.finish_stage("quantize", "key", seconds=1, wrote=["quantization.json"])
+    assert run.integer_file == run.path / "model.int6.onnx"
+    (run.path / "model.int6.onnx").unlink()
+    assert run.integer_file is None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from pocketvit.core.errors import DataError
 from pocketvit.quantization import Calibration, QuantizationSpec, quantize
 from pocketvit.quantization import calibration as module
-from pocketvit.quantization.calibration import float_logits, output_gradients, samples
+from pocketvit.quantization.calibration import check_finite, float_logits, output_gradients, samples
+from pocketvit.quantization.mixed import WeightBudget
 
 
 def test_samples_are_what_the_float_network_does(tiny, tiny_model, calibration):
@@ -66,9 +69,26 @@ def test_t1_a_network_without_gradients_is_refused(tiny, calibration, monkeypatc
         (torch.zeros(0, 3, 8, 8), None, "no calibration images"),
         (torch.zeros(3, 8, 8), None, "no calibration images"),
         (torch.full((2, 3, 8, 8), torch.nan), None, "not finite"),
+        (torch.full((2, 3, 8, 8), torch.inf), None, "not finite"),
         (torch.zeros(4, 3, 8, 8), torch.ones(4), "one class"),
     ],
 )
 def test_bad_images_are_refused(images, labels, message):
     with pytest.raises(DataError, match=message):
         Calibration(images, labels)
+
+
+def test_numbers_that_are_not_finite_are_told_by_operator(tiny, calibration):
+    """Weights that are no numbers, and numbers that become none inside: before any method looks at them."""
+    check_finite(tiny, calibration)
+    damaged = copy.deepcopy(tiny)
+    damaged.operator("depthwise").weight.data[0] = torch.nan
+    for method in ("pocket", "minmax", "qhyvit"):
+        with pytest.raises(DataError, match="The weights of depthwise are not all finite"):
+            quantize(damaged, QuantizationSpec(method=method), calibration)
+    overflowing = copy.deepcopy(tiny)
+    overflowing.operator("stem").weight.data *= 1e38
+    with pytest.raises(DataError, match="stem computes numbers that are not finite"):
+        quantize(overflowing, QuantizationSpec(), Calibration(calibration.images * 1e4))
+    with pytest.raises(DataError, match="The weights of depthwise"):
+        WeightBudget(average_bits=6).choose(damaged, calibration, QuantizationSpec())

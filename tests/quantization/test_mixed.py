@@ -14,6 +14,7 @@ from pocketvit.quantization.mixed import (
     WeightBudget,
     _cheapest_widths,
     choose_bits,
+    describe_widths,
     float_bytes,
     packed_bytes,
     weight_errors,
@@ -160,7 +161,36 @@ def test_average_as_it_is_written(three, calibration) -> None:
     assert average(three, spec) <= 6.5
 
 
-@pytest.mark.parametrize(("size", "words"), [("a fifth", "is not a count"), ("0x", "still has")])
-def test_sizes_that_are_none(three, calibration, size, words) -> None:
+def test_a_part_that_is_too_small(three, calibration) -> None:
+    with pytest.raises(ConfigError, match="still has"):
+        WeightBudget(size="0x").choose(three, calibration, QuantizationSpec())
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"size": "a fifth"}, "is not a count"),
+        ({"average_bits": float("nan")}, "nan bits is no budget"),
+        ({}, "either an average width or a size"),
+        ({"average_bits": 6, "size": "1k"}, "either an average width or a size"),
+    ],
+)
+def test_a_budget_that_cannot_be_read_is_refused_before_any_work(budget, words) -> None:
     with pytest.raises(ConfigError, match=words):
-        WeightBudget(size=size).choose(three, calibration, QuantizationSpec())
+        WeightBudget(**budget)
+
+
+def test_what_is_told_of_the_widths(three, calibration) -> None:
+    budget = WeightBudget(average_bits=5)
+    spec = budget.choose(three, calibration, QuantizationSpec(activations=6))
+    found = describe_widths(three, spec, budget)
+    assert found["budget"] == {"average_bits": 5, "size": None}
+    assert found["average_bits"] == pytest.approx(average(three, spec), abs=1e-4)
+    assert {row["operator"]: row["bits"] for row in found["operators"]} == {
+        name: bits.weights for name, bits in spec.bits.items()
+    }
+    assert {row["operator"]: row["weights"] for row in found["operators"]} == weights_of(three, spec)
+    assert {bits.activations for bits in spec.bits.values()} == {6}
+    assert found["packed_bytes"] == packed_bytes(three, spec)
+    assert found["int8_bytes"] == packed_bytes(three, QuantizationSpec())
+    assert found["float_bytes"] == float_bytes(three)

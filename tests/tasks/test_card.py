@@ -108,3 +108,10 @@ def test_readable_parses_the_json(card: ModelCard) -> None:
     assert values["classes"] == list(card.classes)
     assert values["preprocessing"]["size"] == card.preprocessing.size
     assert values["model"] == "tiny"
+
+
+def test_the_precision_is_in_a_file_where_it_is_not_float32(card) -> None:
+    assert "precision" not in card.to_metadata()
+    mixed = replace(card, precision="mixed")
+    assert mixed.to_metadata()["precision"] == "mixed"
+    assert ModelCard.from_metadata(mixed.to_metadata(), where="here") == mixed
