@@ -10,14 +10,15 @@ measured too where it is installed (`pip install pocketvit[openvino]`). Batch st
 random images first.
 
 Every row is written to benchmarks/results/backbones.json as soon as it is measured, and is not measured again
-unless asked for: run the same command to go on. In the end the networks that gain least at batch 1 and their
-own size are profiled in each runtime, by type of operator.
+unless asked for: run the same command to go on. In the end the networks that gain least are profiled by type
+of operator, in each runtime, at each batch and size.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import tempfile
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import timm
 import torch
 from numpy.typing import NDArray
@@ -38,6 +40,7 @@ from operator_profile import PROFILERS, products_share, profile_table
 from pocketvit.backbones import create_model, get_entry
 from pocketvit.core.files import write_json
 from pocketvit.core.machine import hardware, versions
+from pocketvit.deployment.attention import fuse_attention
 from pocketvit.deployment.onnx import frozen_copy, trace
 from pocketvit.deployment.rewrites import rewrite_for_inference
 from pocketvit.deployment.session import open_session
@@ -58,7 +61,7 @@ MODELS = (
 SAME = 1e-4
 """Largest difference of two logits, as a share of the largest logit."""
 LEAST_ROUNDS = 4
-PROFILED_RUNS = 20
+PROFILED_RUNS, LEAST_PROFILED_RUNS, PROFILED_SECONDS = 20, 4, 10
 KEY = ("name", "runtime", "batch", "size", "threads")
 """What tells one row from another."""
 
@@ -80,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         for size in dict.fromkeys(pixels(name, size) for size in args.size):
             for row in measure(name, size, args, done=set() if args.again else {key(row) for row in rows}):
                 rows = [old for old in rows if key(old) != key(row)] + [row]
+                profiles = [old for old in profiles if key(old) != key(row)]
                 save(args, rows, profiles)
     for row in least_gain(rows, args):
         if args.again or key(row) not in map(key, profiles):
@@ -149,8 +153,8 @@ def exported(name: str, size: int, seed: int) -> Iterator[tuple[Paths, list[Row]
     rewritten, rewrites = rewrite_for_inference(frozen_copy(ours).double(), size=size)
     with tempfile.TemporaryDirectory() as folder:
         paths = {
-            "ours": write(frozen_copy(rewritten), size, Path(folder) / "ours.onnx"),
-            "timm": write(frozen_copy(theirs), size, Path(folder) / "timm.onnx"),
+            "ours": write(fuse_attention(trace(frozen_copy(rewritten), size)), Path(folder) / "ours.onnx"),
+            "timm": write(trace(frozen_copy(theirs), size), Path(folder) / "timm.onnx"),
         }
         yield paths, [rewrite.to_dict() for rewrite in rewrites]
 
@@ -165,9 +169,9 @@ def settle(model: nn.Module, size: int) -> nn.Module:
     return model.eval()
 
 
-def write(model: nn.Module, size: int, path: Path) -> Path:
-    """The ONNX file of a network."""
-    path.write_bytes(trace(model, size).SerializeToString())
+def write(graph: onnx.ModelProto, path: Path) -> Path:
+    """The file of a graph."""
+    path.write_bytes(graph.SerializeToString())
     return path
 
 
@@ -233,31 +237,35 @@ def difference(runs: dict[str, Run], images: Array) -> float:
 
 
 def least_gain(rows: list[Row], args: argparse.Namespace) -> list[Row]:
-    """The rows that gain least of those asked for, at batch 1 and their own size: `--profile` a runtime."""
-    usual = [
-        row
-        for row in rows
-        if (row["batch"], row["size"]) == (1, pixels(row["name"], "own")) and row["name"] in args.models
-    ]
-    ordered = sorted(usual, key=lambda row: row["speedup_p50"])
+    """The rows that gain least of those asked for: `--profile` for each runtime, batch and size."""
+    ordered = sorted(rows, key=lambda row: row["speedup_p50"])
     return [
         row
-        for runtime in args.runtimes
-        for row in [row for row in ordered if row["runtime"] == runtime][: args.profile]
+        for case in itertools.product(args.runtimes, args.batch, args.size)
+        for row in [row for row in ordered if row["name"] in args.models and is_of(row, *case)][
+            : args.profile
+        ]
     ]
+
+
+def is_of(row: Row, runtime: str, batch: int, size: str) -> bool:
+    """Whether a row is of this runtime, batch and size."""
+    return (row["runtime"], row["batch"], row["size"]) == (runtime, batch, pixels(row["name"], size))
 
 
 def profile(row: Row, args: argparse.Namespace) -> Row:
     """Where the time of both files goes; prints the two side by side."""
+    runs = min(PROFILED_RUNS, max(LEAST_PROFILED_RUNS, int(PROFILED_SECONDS * 1e3 / row["timm_p50_ms"])))
     with exported(row["name"], row["size"], args.seed) as (paths, _):
         images = random_images(row["batch"], row["size"], args.seed)
         sides = {
-            side: PROFILERS[row["runtime"]](path, images, threads=row["threads"], runs=PROFILED_RUNS)
+            side: PROFILERS[row["runtime"]](path, images, threads=row["threads"], runs=runs)
             for side, path in paths.items()
         }
-    print(f"\n{row['name']} in {row['runtime']}\n{profile_table(sides['timm'], sides['ours'])}", flush=True)
+    case = f"{row['name']} in {row['runtime']}, batch {row['batch']}, {row['size']} px"
+    print(f"\n{case}\n{profile_table(sides['timm'], sides['ours'])}", flush=True)
     shares = {f"{side}_products_share": round(products_share(found), 3) for side, found in sides.items()}
-    return {part: row[part] for part in KEY} | {"runs": PROFILED_RUNS} | shares | sides
+    return {part: row[part] for part in KEY} | {"runs": runs} | shares | sides
 
 
 def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
@@ -304,7 +312,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runtimes", nargs="+", choices=list(OPENERS), default=runtimes)
     parser.add_argument("--rounds", type=int, default=40, help="timed calls of each file")
     parser.add_argument("--seconds", type=float, default=20, help="fewer rounds where they take longer")
-    parser.add_argument("--profile", type=int, default=3, help="how many to profile in each runtime")
+    parser.add_argument("--profile", type=int, default=3, help="how many to profile of each case")
     parser.add_argument("--again", action="store_true", help="measure what is there already once more")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -19,7 +19,16 @@ Array = NDArray[np.float32]
 Profile = dict[str, dict[str, float]]
 """By type of operator: `calls` of one run, and their `us`, microseconds together."""
 
-PRODUCTS = {"Conv", "Gemm", "MatMul", "FusedMatMul", "Convolution", "GroupConvolution", "FullyConnected"}
+PRODUCTS = {
+    *(
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "FusedMatMul",
+        "MultiHeadAttention",
+    ),  # ONNX Runtime, the last with its softmax
+    *("Convolution", "GroupConvolution", "FullyConnected"),  # OpenVINO
+}
 """Operators that multiply and add: what is left when all else is gone."""
 
 WARM_UP = 3

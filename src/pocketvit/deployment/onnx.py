@@ -17,6 +17,7 @@ from torch import nn
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.errors import ExportError
 from pocketvit.core.files import sha256_of, write_bytes
+from pocketvit.deployment.attention import fuse_attention
 from pocketvit.deployment.rewrites import Rewrite, rewrite_for_inference
 from pocketvit.tasks.card import ModelCard
 
@@ -61,7 +62,8 @@ def export_onnx(model: nn.Module, path: Path, *, card: ModelCard) -> OnnxFile:
 
     The graph has one input `image`, `(batch, 3, S, S)` with `S = card.preprocessing.size`, prepared as the
     card says, and one output `logits`, `(batch, classes)`. What can be merged exactly is merged first (see
-    `rewrites`). The file is written atomically; `model` itself is not changed.
+    `rewrites`), and softmax attention becomes one operator (see `attention`). The file is written atomically;
+    `model` itself is not changed.
 
     Raises:
         ExportError: the network cannot be expressed in ONNX.
@@ -72,7 +74,7 @@ def export_onnx(model: nn.Module, path: Path, *, card: ModelCard) -> OnnxFile:
     # in double precision, so that every merged weight is rounded once
     rewritten, rewrites = rewrite_for_inference(network.double(), size=size)
     network.float()
-    graph = trace(frozen_copy(rewritten), size)
+    graph = fuse_attention(trace(frozen_copy(rewritten), size))
     tidy(graph)
     cost = measure_complexity(network, size)
     metadata = card.to_metadata() | {"params": str(cost.params), "macs": str(cost.macs)}
