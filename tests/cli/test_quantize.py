@@ -6,7 +6,10 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from pocketvit.core.files import read_json, sha256_of, write_json
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.quantization import METHODS
 from pocketvit.quantization.methods import Method
@@ -123,3 +126,53 @@ def test_an_operator_that_cannot_be_lowered(cli, run, monkeypatch):
     assert "keep it in float" in err
     assert not run.has("quantization.json")
     assert not list(run.path.glob("model.int8*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--average-bits", 6, "--size-budget", "250k"), "are two budgets"),
+        (("--average-bits", 6, "--weights", 8), "a budget chooses them"),
+        (("--size-budget", "little"), "'little' is not a count"),
+        (("--average-bits", "nan"), "no budget"),
+        (("--average-bits", 3), "less than the smallest width, 4"),
+        (("--size-budget", "0.01x"), "the network still has"),
+    ],
+)
+def test_budgets_that_cannot_be_met(quantize, run, words, told):
+    code, _, err = quantize(*words, "--simulate", "--calibration", 4)
+    assert code == 2
+    assert told in err
+
+
+def test_widths_within_a_budget(quantize):
+    code, out, err = quantize("--simulate", "--calibration", 4, "--size-budget", "0.22x", "--json")
+    assert code == 0, err
+    content = json.loads(out)
+    mixed = content["mixed"]
+    assert mixed["packed_bytes"] <= 0.22 * mixed["float_bytes"] < mixed["int8_bytes"]
+    chosen = {row["operator"]: row["bits"] for row in mixed["operators"]}
+    assert {name: bits["weights"] for name, bits in content["spec"]["bits"].items()} == chosen
+    assert len(set(chosen.values())) > 1
+    code, out, _ = quantize("--simulate", "--calibration", 4, "--average-bits", 6)
+    assert code == 0
+    assert "Widths of the weights:" in out
+    assert "no smaller than at 8 bits" in out
+
+
+def test_less_than_no_images(quantize):
+    code, _, err = quantize("--calibration", -1)
+    assert code == 2
+    assert "--calibration" in err
+
+
+def test_weights_that_are_no_numbers(quantize, run):
+    weights = run.checkpoints / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["head.fc.weight"][0, 0] = torch.nan
+    save_file(tensors, weights)
+    facts = read_json(weights.with_suffix(".json"))
+    write_json(weights.with_suffix(".json"), {**facts, "sha256": sha256_of(weights)})
+    code, _, err = quantize("--simulate", "--calibration", 4)
+    assert code == 4
+    assert "The weights of head.fc are not all finite" in err

@@ -127,3 +127,39 @@ def test_weights_on_their_own_need_data_and_a_place(cli, run):
     assert "--out" in err
     code, _, err = cli("quantize", run.path, "--weights", 6, "--precision", "int8")
     assert code == 2, "no such option"
+
+
+@pytest.mark.slow
+def test_other_widths_take_the_place_of_the_file(quantize, cli, run, agreeing):
+    """One integer file, and all that speaks of it speaks of that one."""
+    code, _, err = quantize("--calibration", 8, "--weights", 6, "--activations", 6)
+    assert code == 0, err
+    assert ExportedClassifier.load(run.path / "model.int6.onnx").card.precision == "int6"
+    code, out, err = quantize("--calibration", 8, "--average-bits", 6)
+    assert code == 0, err
+    assert "model.int6.onnx is gone" in err
+    assert "Widths of the weights" in out
+    assert [path.name for path in run.path.glob("model.*.onnx")] == ["model.mixed.onnx"]
+    content = run.read("quantization.json")
+    assert content["file"] == "model.mixed.onnx" == run.integer_file.name
+    assert content["mixed"]["average_bits"] <= 6
+    assert content["mixed"]["packed_bytes"] < content["mixed"]["int8_bytes"]
+    precisions = [row["precision"] for row in run.read("benchmark.json")["rows"]]
+    assert precisions == ["float32", "mixed", "float32"]
+    assert "model.int6.onnx" not in run.report.read_text()
+    code, out, _ = cli("benchmark", run.path, "--threads", 1, "--json")
+    assert [row["precision"] for row in json.loads(out)["rows"]] == precisions
+    code, _, err = quantize("--calibration", 8, "--average-bits", 6)
+    assert "already done, reused" in err
+    code, _, err = quantize("--calibration", 8, "--average-bits", 5)
+    assert "already done" not in err
+    assert run.read("quantization.json")["mixed"]["average_bits"] <= 5
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_keeps_every_file(quantize, tmp_path, agreeing):
+    for words in (("--weights", 4), ("--weights", 8)):
+        code, _, err = quantize("--calibration", 8, "--out", tmp_path / "phone", *words)
+        assert code == 0, err
+    names = {path.name for path in (tmp_path / "phone").iterdir()}
+    assert names == {"model.w4a8.onnx", "model.int8.onnx", "quantization.json"}

@@ -51,6 +51,7 @@ def content() -> dict[str, Any]:
     ]
     rows[0]["operands"][0]["overflowing"] = 0.25
     return {
+        "spec": {"method": "pocket", "weights": 8, "activations": 8, "scope": "partial", "keep_float": []},
         "diagnosis": {
             "images": 16,
             "error": 0.054,
@@ -58,7 +59,7 @@ def content() -> dict[str, Any]:
             "operators": rows,
             "keep_float": ["stages.0.<b>"],
             "error_kept": 0.027,
-        }
+        },
     }
 
 
@@ -95,6 +96,23 @@ def test_advice_counts_what_goes_away(content) -> None:
     none.update(keep_float=[], error_kept=None)
     worse.update(error_kept=0.06)
     assert advice(none) == advice(worse) == ""
+
+
+def test_the_command_asks_for_the_same_quantization(content) -> None:
+    def command() -> str:
+        section = diagnosis_section(content)
+        assert section is not None
+        return section.command
+
+    assert command() == "--keep-float 'stages.0.<b>'"
+    content["spec"].update(
+        method="omse", weights=6, activations=6, scope="full", keep_float=["stem.*", "stages.0.<b>"]
+    )
+    kept = "--keep-float 'stem.*' --keep-float 'stages.0.<b>'"
+    assert command() == f"--method omse --weights 6 --activations 6 --scope full {kept}"
+    content["spec"].update(method="pocket", weights=8, activations=8, scope="partial", keep_float=[])
+    content["mixed"] = {"budget": {"average_bits": None, "size": "0.2x"}}
+    assert command() == "--size-budget 0.2x --keep-float 'stages.0.<b>'"
 
 
 def test_noise_below_the_signal_ends_at_zero(content) -> None:

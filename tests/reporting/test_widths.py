@@ -37,7 +37,7 @@ def test_a_row_for_each_width(content) -> None:
     ]
     assert [row.share for row in section.rows] == [0.9, 0.1]
     assert [row.length for row in section.rows] == [100, 11.11]
-    assert section.budget == "Widths of the weights: 4.40 bits on average (asked: at most 5 bits)"
+    assert section.budget == "4.40 bits on average (asked: at most 5 bits)"
 
 
 def test_the_packed_size_is_not_taken_for_the_files(content) -> None:

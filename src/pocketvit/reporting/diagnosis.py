@@ -26,6 +26,9 @@ ACTIONS = {
 
 _WORST = 10
 
+_DEFAULTS = {"--method": "pocket", "--weights": 8, "--activations": 8, "--scope": "partial"}
+"""What `pocketvit quantize` does unasked."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorstOperator:
@@ -85,7 +88,7 @@ def diagnosis_section(content: dict[str, Any] | None) -> DiagnosisSection | None
         others=max(0.0, sum(row["share"] for row in found["operators"]) - sum(row.share for row in worst)),
         noise=_noise(found),
         advice=advice(found),
-        command=_command(found),
+        command=_command(content),
     )
 
 
@@ -111,7 +114,7 @@ def diagnosis_table(content: dict[str, Any]) -> RenderableType:
             for row in worst
             if row.suggestion
         ),
-        *([Text(f"{advice(found)} {_command(found)}")] if advice(found) else []),
+        *([Text(f"{advice(found)} {_command(content)}")] if advice(found) else []),
     )
 
 
@@ -125,8 +128,20 @@ def advice(found: dict[str, Any]) -> str:
     return f"With {which} in float, {gain} of the error of the scores is expected to go away:"
 
 
-def _command(found: dict[str, Any]) -> str:
-    return " ".join(f"--keep-float '{name}'" for name in found["keep_float"])
+def _command(content: dict[str, Any]) -> str:
+    """The options of the same quantization with these operators in float."""
+    spec, budget = content["spec"], content.get("mixed", {}).get("budget", {})
+    options = {
+        "--method": spec["method"],
+        "--average-bits": budget.get("average_bits"),
+        "--size-budget": budget.get("size"),
+        "--weights": None if budget else spec["weights"],
+        "--activations": spec["activations"],
+        "--scope": spec["scope"],
+    }
+    asked = [f"{name} {value}" for name, value in options.items() if value not in (None, _DEFAULTS.get(name))]
+    kept = dict.fromkeys([*spec["keep_float"], *content["diagnosis"]["keep_float"]])
+    return " ".join([*asked, *(f"--keep-float '{name}'" for name in kept)])
 
 
 def _worst(found: dict[str, Any]) -> list[WorstOperator]:

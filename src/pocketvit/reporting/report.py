@@ -137,8 +137,11 @@ def _code_marks(text: str) -> Markup:
 
 
 def _breakable(path: str) -> Markup:
-    """Escape `path` and let its lines break after a slash or an underscore."""
-    return escape(path).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
+    """Escape `path` and let its lines break after a slash, a dot or an underscore."""
+    text = escape(path)
+    for mark in "/._":
+        text = text.replace(mark, mark + Markup("<wbr>"))
+    return text
 
 
 def _capitalize_first(text: str) -> str:

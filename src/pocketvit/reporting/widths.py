@@ -60,7 +60,7 @@ def widths_table(content: dict[str, Any]) -> RenderableType:
     for row in _rows(mixed):
         bar = "█" * max(1, round(_BAR * row.length / 100))
         table.add_row(str(row.bits), str(len(row.operators)), count(row.weights), percent(row.share), bar)
-    return Group(Text(_budget(mixed)), table, Text(_sizes(mixed)))
+    return Group(Text(f"Widths of the weights: {_budget(mixed)}"), table, Text(_sizes(mixed)))
 
 
 def label_words(content: dict[str, Any]) -> str:
@@ -91,7 +91,7 @@ def _rows(mixed: dict[str, Any]) -> list[WidthRow]:
 def _budget(mixed: dict[str, Any]) -> str:
     asked, size = mixed["budget"]["average_bits"], mixed["budget"]["size"]
     limit = f"{asked:g} bits" if size is None else f"{size.strip()} for all parameters"
-    return f"Widths of the weights: {mixed['average_bits']:.2f} bits on average (asked: at most {limit})"
+    return f"{mixed['average_bits']:.2f} bits on average (asked: at most {limit})"
 
 
 def _sizes(mixed: dict[str, Any]) -> str:
