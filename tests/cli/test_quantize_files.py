@@ -72,7 +72,7 @@ def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize, cli, run, ag
     ]
     report = run.report.read_text()
     assert "model.int8.onnx" in report
-    assert "head.fc" in report
+    assert "head.<wbr>fc" in report
 
     code, out, err = quantize("--calibration", 16, "--keep-float", "head.fc")
     assert code == 0
