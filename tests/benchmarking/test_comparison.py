@@ -12,7 +12,7 @@ from pocketvit.core.machine import physical_cores
 
 ROW = {
     "name", "role", "resolution", "precision", "threads", "p50_ms", "p90_ms", "min_ms", "peak_memory_mb",
-    "macs", "params", "bytes",
+    "macs", "params", "bytes", "runtime",
 }  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def calibrated(captured: QuantizedNetwork, small_images: Tensor) -> Callable[...
     """Quantizes the block by minimum and maximum, with what a test asks for."""
 
     def calibrate(**settings) -> QuantizedNetwork:
-        spec = QuantizationSpec(**{"method": "minmax", "integer_outputs": True, **settings})
+        spec = QuantizationSpec(**{"method": "minmax", "runtime": "onnxruntime", **settings})
         return quantize(captured, spec, Calibration(small_images))
 
     return calibrate

@@ -15,7 +15,7 @@ from pocketvit.quantization.quantizers import UniformQuantizer
 
 @pytest.fixture
 def quantized(tiny, calibration):
-    return quantize(tiny, QuantizationSpec(method="minmax", integer_outputs=True), calibration)
+    return quantize(tiny, QuantizationSpec(method="minmax", runtime="onnxruntime"), calibration)
 
 
 def grid(*, axis: int | None = None, zero: float = 0.0) -> UniformQuantizer:

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 
-from pocketvit.reporting.notices import clean_record, comparisons, notices
+from pocketvit.reporting.notices import clean_record, notices
 from pocketvit.reporting.source import read_run
+from pocketvit.reporting.speed import comparisons
 
 
 @pytest.fixture

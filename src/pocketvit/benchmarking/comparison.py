@@ -17,7 +17,7 @@ from pocketvit.benchmarking.runtimes import Runtime
 from pocketvit.core.console import progress_bar
 from pocketvit.core.errors import CheckpointError
 from pocketvit.core.machine import hardware, physical_cores, versions
-from pocketvit.deployment.integer import OPERATORS_KEY
+from pocketvit.deployment.integer import OPERATORS_KEY, stated_runtime
 from pocketvit.deployment.runtime import ExportedClassifier
 
 __all__ = ["Contestant", "Role", "benchmark"]
@@ -41,6 +41,7 @@ class Contestant:
             for all. `integers` where a file only says that.
         macs: multiply-accumulates for one image.
         params: number of parameters.
+        runtime: what runs it, a name in `RUNTIMES`.
     """
 
     name: str
@@ -50,10 +51,11 @@ class Contestant:
     precision: str
     macs: int
     params: int
+    runtime: str = "onnxruntime"
 
     @classmethod
     def of_file(cls, path: Path, *, role: Role) -> Contestant:
-        """A file written by pocketvit, with what it says about itself.
+        """A file written by pocketvit, with what it says about itself, in the runtime it was made for.
 
         Raises:
             CheckpointError: the file is missing, damaged, or not written by pocketvit.
@@ -73,6 +75,7 @@ class Contestant:
             precision=_precision(file),
             macs=macs,
             params=params,
+            runtime=stated_runtime(path) or "onnxruntime",
         )
 
 
@@ -81,7 +84,6 @@ def benchmark(
     *,
     threads: Sequence[int] | None = None,
     seconds: float = _SECONDS,
-    runtime: str = "onnxruntime",
 ) -> dict[str, Any]:
     """Measure files at batch 1, all in one process and in turns; memory in a process for each.
 
@@ -90,7 +92,6 @@ def benchmark(
     Args:
         threads: thread counts; by default one, and all physical cores.
         seconds: about how long the slowest file is timed at its slowest thread count.
-        runtime: a name in `RUNTIMES`.
 
     Returns:
         The content of `benchmark.json`: a row per file and thread count.
@@ -99,21 +100,23 @@ def benchmark(
         CheckpointError: a file is missing or damaged.
     """
     load_before = os.getloadavg()[0]
-    engine = Runtime.load(runtime)
+    engines = {name: Runtime.load(name) for name in dict.fromkeys(c.runtime for c in contestants)}
     counts = sorted(set(threads or (1, physical_cores())))
     cells = [(contestant, count) for count in counts for contestant in contestants]
-    calls = dict(enumerate(_call(engine, *cell) for cell in cells))
+    calls = dict(enumerate(_call(engines[cell[0].runtime], *cell) for cell in cells))
     schedule = plan(calls, seconds=seconds)
     latencies = measure_latency(calls, schedule)
     calls.clear()  # frees the sessions, whose threads would disturb the next measurement
     with progress_bar() as bar:
         memory = [
-            peak_memory(contestant.path, runtime=runtime, threads=count, size=contestant.resolution)
+            peak_memory(
+                contestant.path, runtime=contestant.runtime, threads=count, size=contestant.resolution
+            )
             for contestant, count in bar.track(cells, description="memory")
         ]
     return {
         "protocol": {
-            "runtime": engine.version,
+            "runtime": " and ".join(dict.fromkeys(engine.version for engine in engines.values())),
             "warmup": schedule.warmup,
             "iterations": schedule.iterations,
             "rounds": schedule.rounds,
@@ -131,6 +134,7 @@ def benchmark(
                 "role": contestant.role,
                 "resolution": contestant.resolution,
                 "precision": contestant.precision,
+                "runtime": contestant.runtime.partition("_")[0],
                 "threads": count,
                 **asdict(latencies[i]),
                 "peak_memory_mb": round(memory[i] / _MB, 1),

@@ -19,6 +19,8 @@ EXAMPLES = """
 
 `pocketvit quantize runs/photos --weights 6 --activations 6 --keep-float 'stages.0.*'`
 
+`pocketvit quantize runs/photos --runtime openvino`
+
 `pocketvit quantize runs/photos --average-bits 6`
 
 `pocketvit quantize runs/photos --size-budget 0.2x`
@@ -66,6 +68,15 @@ def run(
             show_default=False,
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"] | None,
+        typer.Option(
+            "--runtime",
+            help="What will run the file: their integer kernels differ, so each has a file of its own. "
+            "[default: onnxruntime; none with --simulate]",
+            show_default=False,
+        ),
+    ] = None,
     calibration: Annotated[
         int,
         typer.Option("--calibration", "-n", min=0, help="Training images to choose by, from all classes."),
@@ -108,7 +119,7 @@ def run(
     the simulation of its integers, and of the file, which is announced only once it classifies as the
     simulation does. What stays in float is named, with the reason.
     """
-    from pocketvit.pipeline.quantize import describe_operators, refuse_simulated
+    from pocketvit.pipeline.quantize import deliverable, describe_operators
     from pocketvit.pipeline.quantize import simulate as simulated
     from pocketvit.pipeline.subject import load_images, load_subject
     from pocketvit.quantization import QuantizationSpec
@@ -119,6 +130,7 @@ def run(
         weights=8 if weights is None else weights,
         activations=activations,
         scope=scope,
+        runtime=runtime,
         keep_float=tuple(keep_float or ()),
         seed=seed,
     )
@@ -129,7 +141,7 @@ def run(
         _show(rows, operators_table(rows), as_json=as_json)
         return
     if not simulate:
-        refuse_simulated(spec)
+        spec = deliverable(spec)
     images = load_images(subject, data, val_fraction=val_fraction, seed=seed, limit=limit)
     if simulate:
         found = simulated(subject, images, spec, calibration=calibration, diagnosis=diagnose, budget=budget)

@@ -18,10 +18,10 @@ from pocketvit.quantization import QuantizedNetwork
 from pocketvit.quantization.lowering import lower
 from pocketvit.tasks.card import ModelCard
 
-__all__ = ["OPERATORS_KEY", "export_integer"]
+__all__ = ["OPERATORS_KEY", "export_integer", "stated_runtime"]
 
 OPERATORS_KEY = "pocketvit.operators"
-"""Metadata of the file: name and kind of every operator, and which were left in float."""
+"""Metadata of the file: its runtime, name and kind of every operator, which were left in float and why."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -67,13 +67,27 @@ def export_integer(
     )
 
 
+def stated_runtime(path: Path) -> str | None:
+    """The runtime that an integer file was made for; `None` of a file without integers."""
+    metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    return json.loads(metadata[OPERATORS_KEY]).get("runtime") if OPERATORS_KEY in metadata else None
+
+
 def _stated(network: QuantizedNetwork) -> dict[str, Any]:
-    """Kind of every operator, `float` before it where it is not quantized; and other arithmetic in float."""
+    """The runtime, the kind of every operator with `float` before it where it is not quantized, and the rest.
+
+    `reasons` says why the runtime's kernels want an operator in float; `functions` are other arithmetic.
+    """
     kinds = {
         name: operator.kind if operator.quantized and operator.has_quantizers else f"float {operator.kind}"
         for name, operator in network.operators.items()
     }
-    return {"operators": kinds, "functions": list(network.float_functions)}
+    return {
+        "runtime": network.runtime,
+        "operators": kinds,
+        "reasons": {name: o.float_reason for name, o in network.operators.items() if o.float_reason},
+        "functions": list(network.float_functions),
+    }
 
 
 def _name_nodes(graph: onnx.ModelProto, operators: list[str]) -> None:

@@ -17,7 +17,13 @@ from pocketvit.deployment.openvino import has_openvino, open_compiled
 from pocketvit.deployment.session import open_session
 from pocketvit.quantization import QuantizedNetwork
 
-__all__ = ["ACCURACY_TOLERANCE", "MIN_INTEGER_AGREEMENT", "IntegerVerification", "verify_integer"]
+__all__ = [
+    "ACCURACY_TOLERANCE",
+    "MIN_INTEGER_AGREEMENT",
+    "IntegerVerification",
+    "open_integer",
+    "verify_integer",
+]
 
 MIN_INTEGER_AGREEMENT = 0.995
 """Smallest share of images of the same first class.
@@ -25,9 +31,6 @@ MIN_INTEGER_AGREEMENT = 0.995
 Logits are not compared with a bound: a result that lies between two steps may be rounded either way when
 float operators in between sum in another order, and such a step, passed on, moves others. Over a network
 that grows to a tenth of the quantization noise; the same happens between float32 and float64.
-
-OpenVINO differs by more where a residual sum is quantized: it computes the sum inside the convolution
-before it, and leaves out the rounding of what that convolution returns.
 """
 
 ACCURACY_TOLERANCE = 0.002
@@ -82,10 +85,7 @@ def verify_integer(
     """
     if runtimes is None:
         runtimes = [name for name in _OPEN if name != "openvino" or has_openvino()]
-    for name in runtimes:
-        if name not in _OPEN:
-            raise unknown_name("runtime", name, _OPEN)
-    runs = {name: _OPEN[name](path) for name in runtimes}
+    runs = {name: open_integer(path, runtime=name) for name in runtimes}
     logits: dict[str, list[Tensor]] = {name: [] for name in ("simulation", *runs)}
     truth: list[Tensor] = []
     with torch.inference_mode():
@@ -108,6 +108,19 @@ def verify_integer(
             fix="Verify with more images; if it stays, please report the model's name and the versions.",
         )
     return found
+
+
+def open_integer(path: Path, *, runtime: str) -> Callable[[Tensor], Tensor]:
+    """Logits of prepared images (B, 3, S, S) as a runtime computes them, on one thread.
+
+    Raises:
+        UnknownNameError: no such runtime.
+        ConfigError: it is not installed.
+        CheckpointError: it cannot open the file.
+    """
+    if runtime not in _OPEN:
+        raise unknown_name("runtime", runtime, _OPEN)
+    return _OPEN[runtime](path)
 
 
 def _compared(runtime: str, want: Tensor, got: Tensor, truth: Tensor) -> IntegerVerification:

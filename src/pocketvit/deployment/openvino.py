@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from pocketvit.core.errors import CheckpointError, ConfigError
 
-__all__ = ["has_openvino", "open_compiled"]
+__all__ = ["has_bfloat16", "has_openvino", "open_compiled", "require_openvino", "version"]
 
 
 def has_openvino() -> bool:
@@ -17,20 +18,45 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def open_compiled(path: Path, *, threads: int) -> Any:
-    """An `openvino.CompiledModel` on the CPU; what is not in integers computes in float32.
+def require_openvino() -> None:
+    """Stop where it is not installed.
+
+    Raises:
+        ConfigError: says how to install it.
+    """
+    if not has_openvino():
+        raise ConfigError("OpenVINO is not installed.", fix="pip install 'pocketvit[openvino]'")
+
+
+def version() -> str:
+    """Name and version, for result files."""
+    return f"OpenVINO {importlib.metadata.version('openvino')}"
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO is installed and computes in bfloat16 on this processor, by default then."""
+    if not has_openvino():
+        return False
+    openvino: Any = importlib.import_module("openvino")
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def open_compiled(path: Path, *, threads: int, precision: str = "f32") -> Any:
+    """An `openvino.CompiledModel` on the CPU.
+
+    Args:
+        precision: of what is not in integers: `f32` or `bf16`.
 
     Raises:
         ConfigError: OpenVINO is not installed.
         CheckpointError: the file is missing or no valid ONNX file.
     """
-    if not has_openvino():
-        raise ConfigError("OpenVINO is not installed.", fix="pip install 'pocketvit[openvino]'")
+    require_openvino()
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
     openvino: Any = importlib.import_module("openvino")  # not there for every type checker
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -64,29 +65,32 @@ def precision_table(path: Path, *, runtime: str = "onnxruntime") -> list[Operato
     """
     if runtime not in _EXECUTED:
         raise unknown_name("runtime", runtime, _EXECUTED)
-    operators, functions = _stated(path)
+    stated = _stated(path)
+    operators, reasons = stated["operators"], stated.get("reasons", {})
     found: dict[str, bool] = {}
     for node, integer in _EXECUTED[runtime](path):
         name = _owner(node, operators)
         if name is not None:
             found[name] = found.get(name, False) or integer
-    rows = [_row(name, kind, found.get(name), runtime) for name, kind in operators.items()]
+    rows = [
+        _row(name, kind, found.get(name), reasons.get(name, ""), runtime) for name, kind in operators.items()
+    ]
     return rows + [
         OperatorPrecision(
             operator=name, kind="function", precision="float32", reason="no operator that is quantized here"
         )
-        for name in functions
+        for name in stated["functions"]
     ]
 
 
-def _row(name: str, kind: str, integer: bool | None, runtime: str) -> OperatorPrecision:
+def _row(name: str, kind: str, integer: bool | None, chosen: str, runtime: str) -> OperatorPrecision:
     plain = kind.removeprefix("float ")
     if integer:
         precision, reason = "int8", ""
     elif integer is None:
         precision, reason = "merged", "removed, or part of another operator"
     elif kind != plain:
-        precision, reason = "float32", "left in float by the scope or by --keep-float"
+        precision, reason = "float32", chosen or "left in float by the scope or by --keep-float"
     elif runtime == "onnxruntime":
         reason = _NOT_IN_ONNXRUNTIME.get(kind, f"ONNX Runtime has no integer kernel for a {kind} here")
         precision = "float32"
@@ -95,7 +99,7 @@ def _row(name: str, kind: str, integer: bool | None, runtime: str) -> OperatorPr
     return OperatorPrecision(operator=name, kind=plain, precision=precision, reason=reason)
 
 
-def _stated(path: Path) -> tuple[dict[str, str], list[str]]:
+def _stated(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
@@ -103,8 +107,7 @@ def _stated(path: Path) -> tuple[dict[str, str], list[str]]:
         raise CheckpointError(
             f"{path} does not say which operators it has.", fix="Write it with `pocketvit quantize`."
         )
-    stated = json.loads(metadata[OPERATORS_KEY])
-    return stated["operators"], stated["functions"]
+    return json.loads(metadata[OPERATORS_KEY])
 
 
 def _owner(node: str, operators: dict[str, str]) -> str | None:

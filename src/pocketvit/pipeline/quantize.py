@@ -22,10 +22,12 @@ from pocketvit.data import ImageData, ImageSplit
 from pocketvit.data.loader import make_loader
 from pocketvit.data.partition import balanced_sample
 from pocketvit.data.transforms import eval_transform
-from pocketvit.deployment import ExportedClassifier
 from pocketvit.deployment.integer_delivery import deploy_integer
+from pocketvit.deployment.integer_verification import open_integer
 from pocketvit.deployment.onnx import frozen_copy
+from pocketvit.deployment.openvino import require_openvino
 from pocketvit.deployment.preparation import prepare_for_quantization
+from pocketvit.deployment.targets import TARGETS
 from pocketvit.pipeline.stage import key_of, run_stage
 from pocketvit.pipeline.subject import Subject, load_subject
 from pocketvit.quantization import METHODS, Calibration, QuantizationSpec, QuantizedNetwork, quantize
@@ -41,6 +43,7 @@ from pocketvit.tasks.evaluation import Predict, torch_predictor
 __all__ = [
     "Simulation",
     "calibration_images",
+    "deliverable",
     "describe_operators",
     "file_name",
     "quantize_in_run",
@@ -92,8 +95,6 @@ def simulate(
     """
     method, card = get_method(spec.method), subject.card
     drawn = calibration_images(images.train, card, n=calibration, seed=spec.seed)
-    if method.integer and spec.integer_outputs is None:
-        spec = spec.model_copy(update={"integer_outputs": True})  # or ONNX Runtime convolves in float
     prepared = prepare_for_quantization(subject.network, size=card.preprocessing.size)
     began = time.perf_counter()
     if budget is not None:
@@ -150,7 +151,7 @@ def quantize_to_folder(
         VerificationError: the file does not classify as the simulation does.
         StorageError: the disk is full or not writable.
     """
-    refuse_simulated(spec)
+    spec = deliverable(spec)
     simulation = simulate(subject, images, spec, calibration=calibration, diagnosis=diagnosis, budget=budget)
     content, truth = simulation.content, simulation.truth
     card = replace(
@@ -164,7 +165,7 @@ def quantize_to_folder(
     content |= deploy_integer(
         simulation.network, path, card=card, images=images.val, more_images=images.train, cost=asdict(cost)
     )
-    guesses, _ = _classified({"file": ExportedClassifier.load(path)}, images.val, card)
+    guesses, _ = _classified({"file": open_integer(path, runtime=content["runtime"])}, images.val, card)
     content["accuracy"]["file"] = _accuracy(guesses["file"], truth)
     content["agreement"]["file_simulated"] = _share(guesses["file"] == simulation.guesses)
     content["float_bytes"] = _float_bytes(folder)
@@ -186,7 +187,7 @@ def quantize_in_run(
     A run has one integer file, the one that its `quantization.json`, timings and report speak of: a new one
     of other widths takes the place of the old.
     """
-    refuse_simulated(spec)
+    spec = deliverable(spec)
     inputs = {
         "weights": sha256_of(run.checkpoints / "model.safetensors"),
         "data": images.fingerprint,
@@ -260,11 +261,12 @@ def calibration_images(split: ImageSplit, card: ModelCard, *, n: int, seed: int)
     )
 
 
-def refuse_simulated(spec: QuantizationSpec) -> None:
-    """Stop before the work where no file could come of it.
+def deliverable(spec: QuantizationSpec) -> QuantizationSpec:
+    """`spec` with the runtime that a file is for; stops before the work where no file could come of it.
 
     Raises:
-        ConfigError: this method's numbers are no integers that a kernel executes.
+        ConfigError: this method's numbers are no integers that a kernel executes, or the runtime that has to
+            verify the file is not installed.
     """
     method = get_method(spec.method)
     if not method.integer:
@@ -274,11 +276,18 @@ def refuse_simulated(spec: QuantizationSpec) -> None:
             f"'{method.name}' chooses numbers that no integer kernel computes with, so there can be no file.",
             fix=f"Choose --method {others}; or measure it with --simulate.",
         )
+    if spec.runtime == "openvino":
+        require_openvino()
+    return spec if spec.runtime else spec.model_copy(update={"runtime": TARGETS["onnx"].runtime})
 
 
 def file_name(spec: QuantizationSpec, budget: WeightBudget | None = None) -> str:
-    """`model.int8.onnx` where all widths are 8, `model.w4a8.onnx` or `model.mixed.onnx` where they differ."""
-    return f"model.{_precision(spec, budget)}.onnx"
+    """`model.int8.onnx` where all widths are 8, `model.w4a8.onnx` or `model.mixed.onnx` where they differ.
+
+    A file for OpenVINO says so: `model.int8.openvino.onnx`.
+    """
+    runtime = f".{spec.runtime}" if spec.runtime == "openvino" else ""
+    return f"model.{_precision(spec, budget)}{runtime}.onnx"
 
 
 def _precision(spec: QuantizationSpec, budget: WeightBudget | None) -> str:

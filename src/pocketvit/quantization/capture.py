@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from pocketvit.backbones.base import Backbone
 from pocketvit.core.errors import ExportError
-from pocketvit.quantization.network import Operand, QuantizedNetwork
+from pocketvit.quantization.network import IMAGE, Operand, QuantizedNetwork
 from pocketvit.quantization.operators import (
     Activation,
     Addition,
@@ -117,7 +117,7 @@ class _Rebuilt(fx.Interpreter):
             return None
         result = super().run_node(n)
         if n.op == "placeholder":
-            self._put(n, self.out.placeholder("image"))
+            self._put(n, self.out.placeholder(IMAGE))
         elif n.op == "output":
             (logits,) = n.all_input_nodes
             self.out.output(self.node(logits))
@@ -386,14 +386,18 @@ def _group_norm(graph: _Rebuilt, n: fx.Node) -> bool:
 
 def _function(build: type[Activation | Reduction]) -> Callable[[_Rebuilt, fx.Node], bool]:
     def add(graph: _Rebuilt, n: fx.Node) -> bool:
-        if not isinstance(graph.env[n.args[0]], Tensor) or any(isinstance(a, fx.Node) for a in n.args[1:]):  # pyright: ignore
+        read, arguments = graph.env[n.args[0]], n.args[1:]  # pyright: ignore
+        if not isinstance(read, Tensor) or any(isinstance(a, fx.Node) for a in arguments):
             return False
         if build is Reduction and _is_square(n.args[0]):
             return False  # of a normalisation, see `_multiplication`
+        if _name(n) in {"sum", "mean"} and arguments and isinstance(arguments[0], Sequence):
+            counted = [int(d) % read.dim() for d in cast("Sequence[int]", arguments[0])]  # none from the end
+            arguments = (counted, *arguments[1:])
         overload: Any = n.target
         target = getattr(getattr(aten, _name(n)), overload._overloadname)
         node = graph.operator(
-            n, build, [n.args[0]], target=target, arguments=n.args[1:], options=dict(n.kwargs)
+            n, build, [n.args[0]], target=target, arguments=arguments, options=dict(n.kwargs)
         )
         return graph.put(n, node)
 

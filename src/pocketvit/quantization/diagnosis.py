@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pocketvit.core.console import progress_bar
 from pocketvit.quantization.calibration import Calibration
+from pocketvit.quantization.equalization import equalize_like
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Norm, Operator
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
@@ -178,11 +179,13 @@ def _counterpart(
 ) -> QuantizedNetwork:
     """The float network whose operators read and return numbers in the units of the quantized network's.
 
-    It is the reference with the scales of norms where the method has moved them. Where weights differ
-    further, the method has either corrected them, which leaves the units, or moved scales between other
-    operators, which leaves the network exact once it is switched to float.
+    It is the reference with its channels equalized as the method's, and the scales of norms where the method
+    has moved them. Where weights differ further, the method has either corrected them, which leaves the
+    units, or moved scales between other operators, which leaves the network exact once it is switched to
+    float.
     """
     moved = copy.deepcopy(reference)
+    equalize_like(moved, network)
     for name, operator in moved.operators.items():
         other = network.operator(name)
         if isinstance(operator, Norm) and isinstance(other, Norm):

@@ -17,9 +17,12 @@ from typing_extensions import override
 
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization.biases import bias_unit
+from pocketvit.quantization.gated import GatedSiLU
+from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Convolution, Linear, Operator, Reduction, Softmax
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
+from pocketvit.quantization.spec import Runtime
 
 __all__ = ["check_integer", "lower"]
 
@@ -37,7 +40,7 @@ def lower(network: QuantizedNetwork) -> nn.Module:
     graph_module = copy.deepcopy(network.graph_module)
     operators = graph_module.get_submodule("operators")
     for index, operator in list(operators.named_children()):
-        setattr(operators, index, _lowered(cast(Operator, operator)))
+        setattr(operators, index, _lowered(cast(Operator, operator), network.runtime))
     assert isinstance(graph_module, fx.GraphModule)
     return graph_module.eval()
 
@@ -51,7 +54,7 @@ def check_integer(network: QuantizedNetwork) -> None:
     for name, operator in network.operators.items():
         if not operator.quantized:
             continue
-        if type(operator).forward is not Operator.forward:
+        if type(operator).forward is not Operator.forward and not isinstance(operator, GatedSiLU):
             raise ExportError(
                 f"{name} is computed by {type(operator).__name__}: no runtime has that operator.",
                 fix="Choose a method whose table says that it ends in integers, or keep this one in float.",
@@ -107,13 +110,17 @@ def _uniform(quantizer: Quantizer, where: str) -> UniformQuantizer:
     )
 
 
-def _lowered(operator: Operator) -> nn.Module:
+def _lowered(operator: Operator, runtime: Runtime | None) -> nn.Module:
     if not operator.quantized or not operator.has_quantizers:
         return operator
     if isinstance(operator, Convolution):
         return _IntegerConvolution(operator)
     if isinstance(operator, Linear):
-        return _IntegerLinear(operator)
+        return _BoundedLinear(operator) if runtime == "openvino" else _IntegerLinear(operator)
+    if isinstance(operator, GatedSiLU):
+        return _IntegerSiLU(operator)
+    if writes_integers(operator, runtime):
+        return _IntegerMean(operator)
     if isinstance(operator, Reduction | Softmax):
         return _RoundedInFloat(operator)
     return _Integer(operator)
@@ -171,11 +178,48 @@ class _IntegerLinear(_Integer):
         return functional.linear(inputs[0], self.weight(), bias)
 
 
+class _BoundedLinear(_IntegerLinear):
+    """The same with bounds that no float reaches.
+
+    They keep OpenVINO 2026.4 from moving the scales of the output channels through a reshape behind, which it
+    does wrong where that splits channels into heads: it refuses the file.
+    """
+
+    _BOUND = 1e30
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        return super().compute(inputs).clamp(-self._BOUND, self._BOUND)
+
+
+class _IntegerSiLU(_Integer):
+    """x σ(x) with the sigmoid in integers."""
+
+    def __init__(self, operator: GatedSiLU) -> None:
+        super().__init__(operator)
+        self.gate = _activation(operator.gate)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        return inputs[0] * self.gate(inputs[0].sigmoid())
+
+
+class _IntegerMean(_Integer):
+    """The mean over all pixels, by the operator of ONNX that has an integer kernel."""
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        (x,) = inputs
+        shape = (*x.shape[:2], 1, 1)
+        mean = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=torch.float32, shape=shape)
+        return mean if cast(Reduction, self.operator).keeps_dimensions else mean.flatten(1)
+
+
 class _RoundedInFloat(_Integer):
     """An operator whose inputs are rounded to the same numbers by arithmetic on floats.
 
-    Runtimes merge the pairs around any operator; but OpenVINO would round a mean itself to 8 bits as well,
-    and ONNX Runtime's integer softmax overflows where results are small, as they are with many tokens.
+    Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
+    are small, as they are with many tokens, and a mean would be rounded itself.
     """
 
     def __init__(self, operator: Operator) -> None:

@@ -11,8 +11,12 @@ from torch import Tensor, fx, nn
 from pocketvit.core.errors import ConfigError
 from pocketvit.core.names import unknown_name
 from pocketvit.quantization.operators import Operator
+from pocketvit.quantization.spec import Runtime
 
-__all__ = ["Operand", "QuantizedNetwork"]
+__all__ = ["IMAGE", "Operand", "QuantizedNetwork"]
+
+IMAGE = "image"
+"""Name of the graph's input."""
 
 Operand = tuple[str, int]
 """An operator's name, and which of its inputs."""
@@ -28,7 +32,10 @@ class QuantizedNetwork(nn.Module):
             reshapes and transposes: operands with one source read the same numbers.
         float_functions: arithmetic of the graph that is no operator and stays in float, with where it stands.
         bridge_blocks: names of modules that the network's backbone calls so; see `quantization.bridges`.
+        runtime: what its integers were chosen for, see `QuantizationSpec`.
     """
+
+    runtime: Runtime | None = None
 
     def __init__(
         self,
@@ -84,6 +91,10 @@ class QuantizedNetwork(nn.Module):
                 fix="`pocketvit quantize … --list` prints their names; wildcards are allowed: 'stages.2.*'.",
             )
         return found
+
+    def reads_image(self, operator: Operator) -> bool:
+        """Whether an operator reads the numbers of the image itself."""
+        return self.sources[operator.name, 0] == IMAGE
 
     def only_reader(self, operator: Operator) -> Operator | None:
         """The operator that directly and alone reads what `operator` returns, if there is one."""

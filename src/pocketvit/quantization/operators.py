@@ -39,6 +39,7 @@ class Operator(nn.Module, ABC):
         weight_quantizer: for `weight`.
         output: quantizer of the result; only where an integer kernel has to return integers.
         quantized: whether the quantizers are used; off, the operator computes in float.
+        float_reason: why the runtime is to compute it in float although its scope is quantized, or nothing.
     """
 
     kind: ClassVar[str]
@@ -66,6 +67,7 @@ class Operator(nn.Module, ABC):
         self.weight_quantizer: Quantizer | None = None
         self.output: Quantizer | None = None
         self.quantized = True
+        self.float_reason = ""
 
     @abstractmethod
     def compute(self, inputs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
@@ -229,6 +231,17 @@ class Reduction(Function):
     """A sum or mean: over tokens, or over the pixels of a map."""
 
     kind = "reduction"
+
+    @property
+    def is_global_mean(self) -> bool:
+        """Whether it is the mean over all pixels of a map (B, C, H, W)."""
+        function = str(self.target.overloadpacket.__name__)
+        return function == "mean" and set(self.arguments[0] if self.arguments else ()) == {2, 3}
+
+    @property
+    def keeps_dimensions(self) -> bool:
+        """Whether what it runs over stays, as dimensions of length 1."""
+        return self.arguments[1:2] == (True,)
 
 
 class Activation(Function):

@@ -1,4 +1,4 @@
-"""Quantizers for what convolutions return: ONNX Runtime's integer convolution writes 8-bit integers."""
+"""Quantizers for what operators return: ONNX Runtime's integer convolution and mean write 8-bit integers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.quantization.calibration import Calibration, samples
+from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.network import QuantizedNetwork
-from pocketvit.quantization.operators import Activation, Convolution, Operator, Reduction
+from pocketvit.quantization.operators import Activation, Operator
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 from pocketvit.quantization.ranges import least_error
 from pocketvit.quantization.spec import QuantizationSpec
@@ -27,27 +28,29 @@ def quantize_outputs(
     calibration: Calibration,
     spec: QuantizationSpec,
 ) -> None:
-    """Give every quantized convolution an 8-bit quantizer for its result, unless its readers have one.
+    """Give an 8-bit quantizer for its result to every operator whose kernel writes integers.
+
+    None is needed where its readers have one.
 
     Where everything that reads the result quantizes it in one way, that is what the convolution writes.
     Otherwise the range is the one of least squared error behind the activation function that alone reads the
     result, if there is one: what ReLU or SiLU flattens needs no integers.
     """
-    del spec
-    convolutions = [
+    writing = [
         operator
         for operator in operators
-        if isinstance(operator, Convolution)
+        if writes_integers(operator, spec.runtime)
         and operator.has_quantizers
         and operator.output is None
         and not _is_read_as_one(network, operator)
     ]
-    for operator, sample in samples(network, calibration, convolutions):
+    for operator, sample in samples(network, calibration, writing):
         quantize_output(operator, sample.inputs, behind=activation_behind(network, operator))
+        _read_as_written(network, operator)
 
 
 def quantize_output(operator: Operator, inputs: Sequence[Tensor], *, behind: Activation | None) -> None:
-    """Give one convolution a quantizer for its result.
+    """Give one operator a quantizer for its result.
 
     Args:
         inputs: what it reads.
@@ -58,6 +61,14 @@ def quantize_output(operator: Operator, inputs: Sequence[Tensor], *, behind: Act
         result = operator(*inputs)
         function = None if behind is None else (lambda values: behind.compute([values], None))
         operator.output = least_error(result, bits=_BITS, behind=function)
+
+
+def _read_as_written(network: QuantizedNetwork, operator: Operator) -> None:
+    """Let readers of 8 bits read those that were written: ONNX Runtime merges two roundings into a third."""
+    for reader, index in filter(None, _readers(network, operator)):
+        grid = reader.input_quantizers[index]
+        if isinstance(grid, UniformQuantizer) and grid.axis is None and grid.bits == _BITS:
+            reader.set_input(index, operator.output)
 
 
 def _is_read_as_one(network: QuantizedNetwork, operator: Operator) -> bool:
@@ -77,11 +88,19 @@ def _is_read_as_one(network: QuantizedNetwork, operator: Operator) -> bool:
 
 def _grids(network: QuantizedNetwork, operator: Operator) -> list[Quantizer | None]:
     """The quantizers of all that reads what `operator` returns, moved about at most; `None` for float."""
+    return [
+        None if reader is None else reader[0].input_quantizers[reader[1]]
+        for reader in _readers(network, operator)
+    ]
+
+
+def _readers(network: QuantizedNetwork, operator: Operator) -> list[tuple[Operator, int] | None]:
+    """Who reads what `operator` returns, and as which input; `None` for what does more than move it."""
     modules: dict[str, nn.Module] = dict(network.graph_module.named_modules())
     (node,) = (
         n for n in network.graph_module.graph.nodes if n.op == "call_module" and modules[n.target] is operator
     )
-    found: list[Quantizer | None] = []
+    found: list[tuple[Operator, int] | None] = []
     ahead = [(node, reader) for reader in node.users]
     while ahead:
         passed, reader = ahead.pop()
@@ -93,9 +112,7 @@ def _grids(network: QuantizedNetwork, operator: Operator) -> list[Quantizer | No
             reading = cast(Operator, modules[str(reader.target)])
             for index in (i for i, read in enumerate(reader.args) if read is passed):
                 moved_only = network.sources[reading.name, index] == node.name
-                if isinstance(reading, Reduction):  # rounds in float, see `lowering`
-                    moved_only = False
-                found.append(reading.input_quantizers[index] if moved_only else None)
+                found.append((reading, index) if moved_only else None)
     return found
 
 

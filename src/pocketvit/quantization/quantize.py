@@ -9,6 +9,7 @@ from torch import nn
 from pocketvit.quantization.biases import round_biases
 from pocketvit.quantization.calibration import Calibration, check_finite
 from pocketvit.quantization.capture import capture
+from pocketvit.quantization.kernels import fit_to_runtime, leave_out_roundings
 from pocketvit.quantization.methods import get_method
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Operator
@@ -44,12 +45,11 @@ def quantize(
         if isinstance(model, QuantizedNetwork)
         else capture(model, size=height, in_chans=calibration.images.shape[1])
     )
-    operators = operators_to_quantize(network, spec)
+    operators = fit_to_runtime(network, operators_to_quantize(network, spec), spec.runtime)
     check_finite(network, calibration)
     method.calibrate(network, operators, calibration, spec)
-    wanted = method.integer_outputs if spec.integer_outputs is None else spec.integer_outputs
-    if wanted:
-        quantize_outputs(network, operators, calibration, spec)
+    leave_out_roundings(network, operators)
+    quantize_outputs(network, operators, calibration, spec)
     round_biases(operators)
     return network.eval().requires_grad_(False)
 

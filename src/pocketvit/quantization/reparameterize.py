@@ -12,7 +12,15 @@ from torch import Tensor, fx, nn
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Convolution, Linear, MatMul, Norm, Operator, Reduction, Softmax
 
-__all__ = ["LinearMap", "divide_input", "norm_readers", "norms_with_linear_readers", "shift_norm_outputs"]
+__all__ = [
+    "LinearMap",
+    "divide_input",
+    "norm_readers",
+    "norms_with_linear_readers",
+    "only_moves",
+    "shift_norm_outputs",
+    "zero_image",
+]
 
 LinearMap = Convolution | Linear
 """What can take up a scale and a shift of its input channels in weights and bias."""
@@ -117,7 +125,7 @@ class _Flow:
         self.modules: dict[str, nn.Module] = dict(network.graph_module.named_modules())
         interpreter = fx.Interpreter(network.graph_module, garbage_collect_values=False)
         with torch.no_grad(), network.only([]):
-            interpreter.run(_image(network))
+            interpreter.run(zero_image(network))
         self.values: dict[fx.Node, Any] = interpreter.env
 
     def readers(self, norm: Norm) -> list[LinearMap]:
@@ -165,7 +173,7 @@ class _Flow:
                 for index, read in enumerate(user.args):
                     if read is node:
                         yield _Use(user, operator, index, channels)
-            elif user.op == "call_function" and _only_moves(user):
+            elif user.op == "call_function" and only_moves(user):
                 yield from self._uses(user, self._moved(user, node, channels))
             else:
                 yield None
@@ -176,7 +184,8 @@ class _Flow:
         return cast(Any, user.target)(*cast(Any, args), **cast(Any, kwargs))
 
 
-def _only_moves(node: fx.Node) -> bool:
+def only_moves(node: fx.Node) -> bool:
+    """Whether a function of the graph returns every number of one tensor as it was, in other places."""
     packet = getattr(node.target, "overloadpacket", node.target)
     return getattr(packet, "__name__", "") in _MOVES
 
@@ -188,7 +197,7 @@ _MOVES = {
 """Functions that return one tensor and every number of it as it was."""
 
 
-def _image(network: QuantizedNetwork) -> Tensor:
+def zero_image(network: QuantizedNetwork) -> Tensor:
     """Two images of zeros, in the type of the network's weights."""
     first = next(o for o in network.operators.values() if isinstance(o, Convolution) and o.weight is not None)
     assert first.weight is not None

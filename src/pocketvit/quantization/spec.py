@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 from pocketvit.core.config import Config
 from pocketvit.quantization.quantizers import check_bits
 
-__all__ = ["MIXED", "OperatorBits", "QuantizationSpec", "Scope"]
+__all__ = ["MIXED", "OperatorBits", "QuantizationSpec", "Runtime", "Scope"]
 
 Scope = Literal["partial", "full"]
+Runtime = Literal["onnxruntime", "openvino"]
 
 MIXED = "mixed"
 """What numbers of several widths are called."""
@@ -40,8 +41,9 @@ class QuantizationSpec(Config):
         scope: `partial` quantizes convolutions, linear maps, matrix products, additions, products and sums;
             `full` also norms, softmax and activation functions.
         keep_float: names or patterns of operators that stay in float.
-        integer_outputs: also quantize what convolutions return, to 8 bits at least: ONNX Runtime has no
-            integer convolution that returns float. `None` leaves it to the method.
+        runtime: what will execute the integers: what else its kernels round is rounded too, and what it has
+            no use for in integers stays in float (`quantization.kernels`). `None` is the setting of papers:
+            whatever an operator reads is rounded, nothing else.
         bits: widths of single operators by name; the rest have `weights` and `activations`.
         seed: of whatever the method draws.
     """
@@ -51,7 +53,7 @@ class QuantizationSpec(Config):
     activations: int = 8
     scope: Scope = "partial"
     keep_float: tuple[str, ...] = ()
-    integer_outputs: bool | None = None
+    runtime: Runtime | None = None
     bits: dict[str, OperatorBits] = Field(default_factory=dict)
     seed: int = 0
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pocketvit.reporting.format import (
     duration,
     interval,
-    milliseconds,
-    model_name,
     percent,
     points,
-    speed_ratio,
     tiny,
 )
 from pocketvit.reporting.source import STAGES, RunFiles
+from pocketvit.reporting.speed import comparisons
 
-__all__ = ["SLOWER", "Notice", "clean_record", "comparisons", "notices", "threads"]
+__all__ = ["SLOWER", "Notice", "clean_record", "notices"]
 
 SLOWER = "Slower than the usual alternative"
 """Title of the remark that repeats what `comparisons` says."""
@@ -76,29 +74,6 @@ def clean_record(files: RunFiles) -> str:
         f"Nothing was skipped: all {looked_at:,} images could be read, no image was replaced during training "
         "and no training step was left out."
     )
-
-
-def comparisons(benchmark: dict[str, Any]) -> list[str]:
-    """Each of our rows against each baseline at the same number of threads, in words."""
-    ours = [row for row in benchmark["rows"] if row["role"] == "ours"]
-    baselines = [row for row in benchmark["rows"] if row["role"] == "baseline"]
-    sentences: list[str] = []
-    for row in ours:
-        for other in (other for other in baselines if other["threads"] == row["threads"]):
-            same = row["resolution"] == other["resolution"]
-            size = "at the same input size" if same else f"at {other['resolution']} px"
-            precision = "" if row["precision"] == other["precision"] else f" ({row['precision']})"
-            sentences.append(
-                f"{row['name']}{precision} is {speed_ratio(row['p50_ms'], other['p50_ms'])} "
-                f"{model_name(other['name'])} {size}, on {threads(row['threads'])} of this CPU: "
-                f"{milliseconds(row['p50_ms'])} against {milliseconds(other['p50_ms'])}."
-            )
-    return sentences
-
-
-def threads(number: int) -> str:
-    """`1 thread`, `4 threads`."""
-    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _unfinished(files: RunFiles) -> Iterator[Notice]:

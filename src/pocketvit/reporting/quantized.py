@@ -133,9 +133,6 @@ def verified_lines(content: dict[str, Any]) -> list[str]:
         f"same class as the simulation for {percent(row['agreement'])} of {row['n']:,} images, accuracy "
         f"{percent(row['accuracy_file'])} against {percent(row['accuracy_simulation'])}"
         for row in content.get("verification", [])
-    ] + [
-        f"{RUNTIMES.get(name, name)} cannot open the file: {message}"
-        for name, message in content.get("refused", {}).items()
     ]
 
 

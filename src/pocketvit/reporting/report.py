@@ -14,10 +14,11 @@ from pocketvit.core.files import write_text
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.reporting import charts, format, sections
 from pocketvit.reporting.diagnosis import diagnosis_section
-from pocketvit.reporting.notices import clean_record, comparisons, notices, threads
+from pocketvit.reporting.notices import clean_record, notices
 from pocketvit.reporting.quantized import integer_section
 from pocketvit.reporting.savings import savings
 from pocketvit.reporting.source import STAGES, RunFiles, read_run
+from pocketvit.reporting.speed import comparisons, threads
 from pocketvit.reporting.usage import onnx_snippet, predict_command
 from pocketvit.reporting.widths import widths_section
 

@@ -8,9 +8,9 @@ from itertools import accumulate
 from typing import Any
 
 from pocketvit.reporting.charts import LineChart, line_chart
-from pocketvit.reporting.format import model_name, percent, setting
-from pocketvit.reporting.notices import threads
+from pocketvit.reporting.format import percent, setting
 from pocketvit.reporting.source import RunFiles
+from pocketvit.reporting.speed import row_name, threads
 
 __all__ = [
     "MATRIX_LIMIT",
@@ -171,7 +171,7 @@ def latency_bars(benchmark: dict[str, Any]) -> list[tuple[str, list[Bar]]]:
     groups: dict[int, list[Bar]] = {}
     for row in rows:
         bar = Bar(
-            name=_row_name(row, rows),
+            name=row_name(row, rows),
             role=row["role"],
             p50_ms=row["p50_ms"],
             p90_ms=row["p90_ms"],
@@ -188,7 +188,7 @@ def costs(benchmark: dict[str, Any]) -> list[dict[str, Any]]:
     merged: dict[str, dict[str, Any]] = {}
     rows = sorted(benchmark["rows"], key=lambda row: row["role"] != "ours")
     for row in rows:
-        name = _row_name(row, rows)
+        name = row_name(row, rows)
         peak = (
             max(merged[name]["peak_memory_mb"], row["peak_memory_mb"])
             if name in merged
@@ -235,9 +235,3 @@ def verified_words(export: dict[str, Any]) -> str:
     if not check["passed"]:
         return f"On {n:,} images it gave the trained network's answer {agreed} of the time: not good enough."
     return f"On {n:,} images the file gave the same answer as the trained network {agreed} of the time."
-
-
-def _row_name(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    name = model_name(row["name"])
-    several = len({other["precision"] for other in rows}) > 1
-    return f"{name} ({row['precision']})" if several else name

@@ -17,13 +17,13 @@ from pocketvit.reporting.format import (
     integer,
     interval,
     milliseconds,
-    model_name,
     percent,
 )
-from pocketvit.reporting.notices import SLOWER, Notice, comparisons, notices, threads
+from pocketvit.reporting.notices import SLOWER, Notice, notices
 from pocketvit.reporting.quantized import integer_words
 from pocketvit.reporting.sections import main_row, shown_candidates
 from pocketvit.reporting.source import RunFiles, read_run
+from pocketvit.reporting.speed import comparisons, row_name, threads
 
 __all__ = [
     "benchmark_table",
@@ -71,9 +71,8 @@ def benchmark_table(benchmark: dict[str, Any]) -> Table:
     table = _table(f"Speed on {cpu}, {runtime}")
     _columns(table, "model", numbers=("threads", "p50", "p90", "memory", "file", "params", "MACs"))
     for row in rows:
-        precision = "" if row["precision"] == "float32" else f" ({row['precision']})"
         table.add_row(
-            escape(f"{model_name(row['name'])}{precision} @ {row['resolution']}"),
+            escape(f"{row_name(row, rows)} @ {row['resolution']}"),
             str(row["threads"]),
             milliseconds(row["p50_ms"]),
             milliseconds(row["p90_ms"]),

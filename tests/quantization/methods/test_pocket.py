@@ -20,7 +20,7 @@ def test_is_nearer_to_the_float_network_than_minmax(tiny, bits):
     images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         wanted = tiny(images)
-    spec = QuantizationSpec(weights=bits, activations=bits, integer_outputs=False)
+    spec = QuantizationSpec(weights=bits, activations=bits)
     ours = quantize(tiny, spec, calibration)
     plain = quantize(tiny, spec.model_copy(update={"method": "minmax"}), calibration)
     assert logits_error(ours, images, wanted) < logits_error(plain, images, wanted)

@@ -46,5 +46,9 @@ class Runtime:
         return cls(name, module.VERSION, module.open_file)
 
 
-RUNTIMES = {"onnxruntime": "pocketvit.benchmarking.runtimes.onnx_runtime"}
+RUNTIMES = {
+    "onnxruntime": "pocketvit.benchmarking.runtimes.onnx_runtime",
+    "openvino": "pocketvit.benchmarking.runtimes.open_vino",
+    "openvino_bf16": "pocketvit.benchmarking.runtimes.open_vino_bfloat16",
+}
 """Modules by the name of the runtime."""

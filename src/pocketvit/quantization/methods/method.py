@@ -26,7 +26,6 @@ class Method:
         title: one line: what it does.
         source: paper or program it follows.
         integer: whether an integer kernel can execute every quantizer it may choose; if not, it is simulated.
-        integer_outputs: whether it also quantizes what convolutions return unless asked otherwise.
     """
 
     name: str
@@ -34,4 +33,3 @@ class Method:
     title: str
     source: str
     integer: bool
-    integer_outputs: bool = False
