@@ -85,11 +85,11 @@ def products_share(profile: Profile) -> float:
     return sum(entry["us"] for kind, entry in profile.items() if kind in PRODUCTS) / total
 
 
-def profile_table(before: Profile, after: Profile) -> str:
+def profile_table(before: Profile, after: Profile, *, names: tuple[str, str] = ("timm", "ours")) -> str:
     """The two side by side, by type, the largest first."""
     nothing = {"calls": 0, "us": 0.0}
     pairs = {kind: (before.get(kind, nothing), after.get(kind, nothing)) for kind in {**before, **after}}
-    lines = [f"{'operator':24}{'timm':>8}{'µs':>10}{'ours':>8}{'µs':>10}"]
+    lines = [f"{'operator':24}{names[0]:>8}{'µs':>10}{names[1]:>8}{'µs':>10}"]
     for kind, (old, new) in sorted(pairs.items(), key=lambda pair: -max(side["us"] for side in pair[1])):
         lines.append(f"{kind:24}{old['calls']:8.0f}{old['us']:10.0f}{new['calls']:8.0f}{new['us']:10.0f}")
     totals = [sum(entry["us"] for entry in profile.values()) for profile in (before, after)]

@@ -27,6 +27,7 @@ from pocketvit.quantization.spec import Runtime
 __all__ = ["fit_to_runtime", "leave_out_roundings", "writes_integers"]
 
 _IMAGE = "reads the image: rounding that takes OpenVINO longer than this convolution saves"
+_GROUPED = "OpenVINO 2026.4 mixes up the scales of grouped convolutions with several outputs a group"
 _PRODUCT = "OpenVINO gains nothing by rounding the two factors of a product of activations"
 _REDUCTION = "no integer kernel: rounding what it reads would cost accuracy and time"
 
@@ -75,8 +76,12 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
         return "" if writes_integers(operator, runtime) else _REDUCTION
     if runtime == "openvino" and isinstance(operator, MatMul):
         return _PRODUCT
-    if runtime == "openvino" and isinstance(operator, Convolution) and network.reads_image(operator):
-        return _IMAGE
+    if runtime == "openvino" and isinstance(operator, Convolution):
+        if network.reads_image(operator):
+            return _IMAGE
+        assert operator.weight is not None
+        if 1 < operator.groups < len(operator.weight):
+            return _GROUPED
     return ""
 
 

@@ -20,11 +20,23 @@ from pocketvit.quantization.biases import bias_unit
 from pocketvit.quantization.gated import GatedSiLU
 from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.network import QuantizedNetwork
-from pocketvit.quantization.operators import Convolution, Linear, Operator, Reduction, Softmax
+from pocketvit.quantization.operators import (
+    Activation,
+    Addition,
+    Convolution,
+    Linear,
+    Multiplication,
+    Operator,
+    Reduction,
+    Softmax,
+)
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 from pocketvit.quantization.spec import Runtime
 
 __all__ = ["check_integer", "lower"]
+
+_SHAPE_KEEPING = (Activation, Addition, Convolution, Multiplication)
+"""Operators that are written without a reshape before them."""
 
 
 def lower(network: QuantizedNetwork) -> nn.Module:
@@ -38,9 +50,15 @@ def lower(network: QuantizedNetwork) -> nn.Module:
     """
     check_integer(network)
     graph_module = copy.deepcopy(network.graph_module)
-    operators = graph_module.get_submodule("operators")
-    for index, operator in list(operators.named_children()):
-        setattr(operators, index, _lowered(cast(Operator, operator), network.runtime))
+    modules = dict(network.graph_module.named_modules())
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            operator = cast(Operator, graph_module.get_submodule(str(node.target)))
+            made = _lowered(operator, network.runtime)
+            readers = [modules.get(str(reader.target)) for reader in node.users]
+            if network.runtime == "openvino" and not all(isinstance(r, _SHAPE_KEEPING) for r in readers):
+                made = _Bounded(made)
+            graph_module.set_submodule(str(node.target), made)
     assert isinstance(graph_module, fx.GraphModule)
     return graph_module.eval()
 
@@ -116,7 +134,7 @@ def _lowered(operator: Operator, runtime: Runtime | None) -> nn.Module:
     if isinstance(operator, Convolution):
         return _IntegerConvolution(operator)
     if isinstance(operator, Linear):
-        return _BoundedLinear(operator) if runtime == "openvino" else _IntegerLinear(operator)
+        return _IntegerLinear(operator)
     if isinstance(operator, GatedSiLU):
         return _IntegerSiLU(operator)
     if writes_integers(operator, runtime):
@@ -178,18 +196,22 @@ class _IntegerLinear(_Integer):
         return functional.linear(inputs[0], self.weight(), bias)
 
 
-class _BoundedLinear(_IntegerLinear):
-    """The same with bounds that no float reaches.
+class _Bounded(nn.Module):
+    """An operator with bounds behind it that no float reaches.
 
-    They keep OpenVINO 2026.4 from moving the scales of the output channels through a reshape behind, which it
-    does wrong where that splits channels into heads: it refuses the file.
+    They keep OpenVINO 2026.4 from moving the scales of output channels through a reshape behind: where that
+    splits or joins channels it refuses the file, or scales all channels as the first.
     """
 
     _BOUND = 1e30
 
-    @override
-    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
-        return super().compute(inputs).clamp(-self._BOUND, self._BOUND)
+    def __init__(self, lowered: nn.Module) -> None:
+        super().__init__()
+        self.lowered = lowered
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the operator computes."""
+        return self.lowered(*inputs).clamp(-self._BOUND, self._BOUND)
 
 
 class _IntegerSiLU(_Integer):

@@ -1,0 +1,225 @@
+"""Inference time and size of our integer files beside our float files, each in the runtime it is made for.
+
+    python benchmarks/integer_speed.py [--models mobilevit_s ...] [--runtimes onnxruntime openvino] [--again]
+
+One image, one thread, the model's own size. The float file is what `pocketvit export` writes, the integer
+file what `pocketvit quantize` does, W8A8 by `pocket`. In OpenVINO the float file also runs in bfloat16 where
+the processor has it, as it would by itself, and so does what the integer file leaves in float.
+All take turns, in alternating order; what is compared is the ratio of the medians, with that of the fastest
+runs beside it. The networks have random weights and are calibrated on noise: that changes no kernel, and says
+nothing of accuracy, which `benchmarks/quantization.py` measures. A row is written to
+benchmarks/results/integer_speed.json as soon as it is measured, and not measured again unless asked for; one
+where the integer file is slower comes with both profiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbones import Run, installed, random_images, settle, take_turns
+from operator_profile import PROFILERS, profile_table
+from pocketvit.backbones import create_model, get_entry
+from pocketvit.benchmarking.runtimes import Runtime
+from pocketvit.core.files import write_json
+from pocketvit.core.machine import hardware
+from pocketvit.deployment.integer import export_integer
+from pocketvit.deployment.onnx import export_onnx
+from pocketvit.deployment.openvino import has_bfloat16, has_openvino
+from pocketvit.deployment.precision import precision_table
+from pocketvit.deployment.preparation import prepare_for_quantization
+from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.tasks import ModelCard
+
+OUT = Path(__file__).parent / "results" / "integer_speed.json"
+MODELS = (
+    "mobilenetv3_large_100",
+    "mobilevit_xxs",
+    "mobilevit_s",
+    "mobilevitv2_050",
+    "mobilevitv2_100",
+    "mobilevitv2_200",
+    "swiftformer_xs",
+    "swiftformer_s",
+    "swiftformer_l1",
+    "cas_vit_xs",
+    "cas_vit_s",
+    "efficientformer_l1",
+    "efficientformerv2_s1",
+    "mobile_former_52m",
+)
+CALIBRATION = 4
+PROFILED_RUNS = 20
+
+Row = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure every row that is not there yet."""
+    args = parse_arguments(arguments)
+    torch.set_num_threads(args.threads)
+    found = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
+    rows: list[Row] = found["rows"]
+    for name in args.models:
+        done = set() if args.again else {row["runtime"] for row in rows if row["name"] == name}
+        for row in measure(name, [runtime for runtime in args.runtimes if runtime not in done], args):
+            rows = [old for old in rows if key(old) != key(row)] + [row]
+            save(args.out, rows)
+    for runtime, line in summarise(rows).items():
+        print(runtime, line)
+
+
+def save(out: Path, rows: list[Row]) -> None:
+    """Write everything measured so far."""
+    write_json(
+        out,
+        {
+            "what": "one image, one call of a file; random weights, calibrated on noise",
+            "protocol": {"interleaved": True, "warm_up_per_turn": 1, "batch": 1},
+            "summary": summarise(rows),
+            "rows": sorted(rows, key=key),
+        },
+    )
+
+
+def measure(name: str, runtimes: list[str], args: argparse.Namespace) -> Iterator[Row]:
+    """A row for each runtime."""
+    if not runtimes:
+        return
+    torch.manual_seed(args.seed)
+    size = get_entry(name).preprocessing.size
+    model = settle(create_model(name), size)
+    with tempfile.TemporaryDirectory() as folder:
+        card = random_card(name)
+        in_float = export_onnx(model, Path(folder) / "float.onnx", card=card).path
+        for runtime in runtimes:
+            path = Path(folder) / f"{runtime}.onnx"
+            write_integers(model, path, card, runtime, args.method)
+            yield compare(name, size, runtime, in_float, path, args)
+
+
+def random_card(name: str) -> ModelCard:
+    """What a file says of itself; only the classes matter here."""
+    entry = get_entry(name)
+    return ModelCard(
+        name=name,
+        classes=tuple(f"class {i}" for i in range(1000)),
+        preprocessing=entry.preprocessing,
+        code_licence=entry.code_licence,
+        weights_licence="random numbers",
+        source=entry.source,
+    )
+
+
+def write_integers(model: nn.Module, path: Path, card: ModelCard, runtime: str, method: str) -> None:
+    """The integer file of a network for a runtime."""
+    size = card.preprocessing.size
+    images = torch.randn(CALIBRATION, 3, size, size)
+    spec = QuantizationSpec(method=method, runtime=runtime)
+    network = quantize(prepare_for_quantization(model, size=size), spec, Calibration(images))
+    export_integer(network, path, card=card)
+
+
+def compare(
+    name: str, size: int, runtime: str, in_float: Path, integers: Path, args: argparse.Namespace
+) -> Row:
+    """Time both files; profile them where integers are slower."""
+    images = random_images(1, size, args.seed)
+    runs = open_all(runtime, in_float, integers, threads=args.threads)
+    wall, _ = take_turns(runs, images, rounds=args.rounds, limit=args.seconds)
+    row: Row = {"name": name, "runtime": runtime, "size": size, "threads": args.threads}
+    row |= {"method": args.method, "rounds": len(wall["float32"]), "seed": args.seed}
+    for side, seconds in wall.items():
+        ordered = sorted(seconds)
+        row[f"{side}_p50_ms"] = round(ordered[len(ordered) // 2] * 1e3, 3)
+        row[f"{side}_min_ms"] = round(ordered[0] * 1e3, 3)
+    for side in runs:
+        if side != "float32":
+            row[f"{side}_speedup_p50"] = round(row["float32_p50_ms"] / row[f"{side}_p50_ms"], 3)
+            row[f"{side}_speedup_min"] = round(row["float32_min_ms"] / row[f"{side}_min_ms"], 3)
+    row["bytes"] = {"float32": in_float.stat().st_size, "int8": integers.stat().st_size}
+    row["size_ratio"] = round(row["bytes"]["int8"] / row["bytes"]["float32"], 3)
+    table = precision_table(integers, runtime=runtime)
+    row["operators"] = dict(Counter(found.precision for found in table))
+    print(
+        name,
+        runtime,
+        {part: row[part] for part in row if part.endswith(("p50", "p50_ms", "ratio"))},
+        flush=True,
+    )
+    if row["int8_speedup_p50"] < 1:
+        row["profile"] = profile(row, images, in_float, integers)
+    return row | {"hardware": hardware(), "versions": installed()}
+
+
+def open_all(runtime: str, in_float: Path, integers: Path, *, threads: int) -> dict[str, Run]:
+    """What takes turns, by the name it has in the row."""
+    files: dict[str, tuple[str, Path]] = {"float32": (runtime, in_float), "int8": (runtime, integers)}
+    if runtime == "openvino" and has_bfloat16():
+        files |= {"bfloat16": ("openvino_bf16", in_float), "int8_bfloat16": ("openvino_bf16", integers)}
+    return {
+        side: Runtime.load(where).open_file(path, threads=threads) for side, (where, path) in files.items()
+    }
+
+
+def profile(row: Row, images: Any, in_float: Path, integers: Path) -> Row:
+    """Where the time of both files goes; prints the two side by side."""
+    run: Callable[[Path], Any] = partial(
+        PROFILERS[row["runtime"]], images=images, threads=row["threads"], runs=PROFILED_RUNS
+    )
+    before, after = run(in_float), run(integers)
+    print(profile_table(before, after, names=("float32", "int8")), flush=True)
+    return {"float32": before, "int8": after}
+
+
+def summarise(rows: list[Row]) -> Row:
+    """Geometric means of the ratios, and the worst, for each runtime."""
+    summary: Row = {}
+    for runtime in dict.fromkeys(row["runtime"] for row in rows):
+        mine = [row for row in rows if row["runtime"] == runtime]
+        found: Row = {"models": len(mine)}
+        for side in ("int8", "bfloat16", "int8_bfloat16"):
+            for label in ("p50", "min"):
+                ratios = [row[f"{side}_speedup_{label}"] for row in mine if f"{side}_speedup_{label}" in row]
+                if ratios:
+                    found[f"{side}_geometric_mean_{label}"] = round(math.prod(ratios) ** (1 / len(ratios)), 3)
+                    found[f"{side}_worst_{label}"] = min(ratios)
+        found["largest_size_ratio"] = max(row["size_ratio"] for row in mine)
+        found["mean_size_ratio"] = round(sum(row["size_ratio"] for row in mine) / len(mine), 3)
+        summary[runtime] = found
+    return summary
+
+
+def key(row: Row) -> tuple[str, str]:
+    """What tells one row from another."""
+    return row["runtime"], row["name"]
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    runtimes = ["onnxruntime", *(["openvino"] if has_openvino() else [])]
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--runtimes", nargs="+", choices=["onnxruntime", "openvino"], default=runtimes)
+    parser.add_argument("--method", default="pocket")
+    parser.add_argument("--rounds", type=int, default=60, help="timed calls of each file")
+    parser.add_argument("--seconds", type=float, default=20, help="fewer rounds where they take longer")
+    parser.add_argument("--again", action="store_true", help="measure what is there already once more")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
