@@ -39,6 +39,7 @@ from pocketvit.deployment.openvino import has_bfloat16, has_openvino
 from pocketvit.deployment.precision import precision_table
 from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.quantization.spec import Runtime as RuntimeName
 from pocketvit.tasks import ModelCard
 
 OUT = Path(__file__).parent / "results" / "integer_speed.json"
@@ -92,7 +93,7 @@ def save(out: Path, rows: list[Row]) -> None:
     )
 
 
-def measure(name: str, runtimes: list[str], args: argparse.Namespace) -> Iterator[Row]:
+def measure(name: str, runtimes: list[RuntimeName], args: argparse.Namespace) -> Iterator[Row]:
     """A row for each runtime."""
     if not runtimes:
         return
@@ -121,7 +122,7 @@ def random_card(name: str) -> ModelCard:
     )
 
 
-def write_integers(model: nn.Module, path: Path, card: ModelCard, runtime: str, method: str) -> None:
+def write_integers(model: nn.Module, path: Path, card: ModelCard, runtime: RuntimeName, method: str) -> None:
     """The integer file of a network for a runtime."""
     size = card.preprocessing.size
     images = torch.randn(CALIBRATION, 3, size, size)

@@ -7,8 +7,8 @@ CIFAR10 is a folder of parquet files. Networks are trained on 12,500 of its imag
 recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and are scored on 2,500 test images.
 A cell is one network, method, width, scope and draw of 32 calibration images; it is written to
 benchmarks/results/quantization.json as soon as it is measured and not measured again, so the table grows over
-several calls. A cell that was not run is not there. Our methods are
-scored in simulation, the stock tools in the runtime they are made for (torchao in simulation);
+several calls. A cell that was not run is not there. Methods are scored in simulation, `pocket` also as the
+files it writes, beside the stock tools in the runtimes they are made for (torchao in simulation);
 `benchmarks/integer_speed.py` times the files.
 """
 
@@ -35,12 +35,16 @@ from pocketvit.core.machine import hardware, versions
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.data import ImageData, open_images
 from pocketvit.data.transforms import eval_transform
+from pocketvit.deployment.integer_verification import open_integer
+from pocketvit.deployment.onnx import trace
 from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.pipeline.build import train_only
 from pocketvit.pipeline.config import BuildConfig
 from pocketvit.pipeline.load import load_network
 from pocketvit.pipeline.quantize import calibration_images
 from pocketvit.quantization import METHODS, Calibration, QuantizationSpec, QuantizedNetwork, quantize
+from pocketvit.quantization.lowering import lower
+from pocketvit.quantization.spec import Runtime
 from pocketvit.tasks import ModelCard
 from pocketvit.tasks.classification import wilson_interval
 from stock_quantizers import STOCK
@@ -66,6 +70,8 @@ TRAINING: dict[str, Any] = {
 }
 DRAWS = {"pocket": 3, "qhyvit": 3}
 """Draws of calibration images; one for every other method."""
+FILES: dict[str, Runtime] = {"pocket_onnxruntime": "onnxruntime", "pocket_openvino": "openvino"}
+"""The files that `pocket` writes, by the name they have in the table."""
 KEY = ("model", "method", "label", "scope", "draw")
 
 Predict = Callable[[Tensor], Tensor]
@@ -121,8 +127,8 @@ def cells(model: str, args: argparse.Namespace) -> Iterator[Row]:
     """All cells of a network, in the order in which they are wanted."""
     for scope, label in product(args.scopes, args.labels):
         for method in args.methods:
-            if method in STOCK and (label, scope) != ("W8A8", "partial"):
-                continue  # they have no other width, and choose their operators themselves
+            if method in {*STOCK, *FILES} and (label, scope) != ("W8A8", "partial"):
+                continue  # the tools have no other width, and choose their operators themselves
             for draw in range(DRAWS.get(method, 1)):
                 yield {"model": model, "method": method, "label": label, "scope": scope, "draw": draw}
 
@@ -170,17 +176,9 @@ def measure(network: Trained, cell: Row) -> Row:
             seconds = time.process_time() - began
             logits = predict_all(predict, network.images)
     else:
-        weights, activations = (int(part) for part in cell["label"][1:].split("A"))
-        spec = QuantizationSpec(
-            method=cell["method"],
-            weights=weights,
-            activations=activations,
-            scope=cell["scope"],
-            seed=cell["draw"],
-        )
-        quantized = quantize(network.graph, spec, calibration)
+        quantized = quantize(network.graph, spec_of(cell), calibration)
         seconds = time.process_time() - began
-        logits = predict_all(quantized, network.images)
+        logits = predict_all(as_file(quantized) if cell["method"] in FILES else quantized, network.images)
     guesses, real = logits.argmax(1), network.logits.argmax(1)
     right = int((guesses == network.labels).sum())
     return {
@@ -193,6 +191,29 @@ def measure(network: Trained, cell: Row) -> Row:
         "calibration": CALIBRATION,
         "cpu_seconds": round(seconds, 1),
     }
+
+
+def spec_of(cell: Row) -> QuantizationSpec:
+    """What a cell asks of quantization."""
+    weights, activations = (int(part) for part in cell["label"][1:].split("A"))
+    runtime = FILES.get(cell["method"])
+    return QuantizationSpec(
+        method=cell["method"].partition("_")[0] if runtime else cell["method"],
+        weights=weights,
+        activations=activations,
+        scope=cell["scope"],
+        runtime=runtime,
+        seed=cell["draw"],
+    )
+
+
+def as_file(network: QuantizedNetwork) -> Predict:
+    """The network's integer file, opened in its runtime."""
+    assert network.runtime is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        path.write_bytes(trace(lower(network), network.size).SerializeToString())
+        return open_integer(path, runtime=network.runtime)
 
 
 def predict_all(predict: Predict, images: Tensor) -> Tensor:
@@ -218,7 +239,7 @@ def show(found: Row) -> None:
         for model in found["networks"]:
             table.add_column(f"{model}\n{found['networks'][model]['top1']['value']:.1%}", justify="right")
         table.add_column("mean", justify="right")
-        for method in dict.fromkeys([*METHODS, *STOCK]):
+        for method in dict.fromkeys([*METHODS, *FILES, *STOCK]):
             drops = {
                 model: [100 * r["drop"] for r in rows if (r["model"], r["method"]) == (model, method)]
                 for model in found["networks"]
@@ -246,7 +267,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's parquet files")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/quantization"))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    methods = [*METHODS, *STOCK]
+    methods = [*METHODS, *FILES, *STOCK]
     parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
     parser.add_argument("--labels", nargs="+", default=["W8A8", "W6A6"])
     parser.add_argument("--scopes", nargs="+", default=["partial", "full"], choices=["partial", "full"])

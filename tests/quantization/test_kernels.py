@@ -72,8 +72,9 @@ def test_onnx_runtime_means_over_pixels_in_integers_and_over_tokens_in_float(res
     assert not mean.keeps_dimensions
     (tokens,) = (o for o in tiny.operators.values() if isinstance(o, Reduction))
     assert not tokens.is_global_mean
-    fit_to_runtime(tiny, [tokens], "onnxruntime")
+    fit_to_runtime(tiny, list(tiny.operators.values()), "onnxruntime")
     assert "no integer kernel" in tokens.float_reason
+    assert {o.kind for o in tiny.operators.values() if o.float_reason} == {"reduction", "matmul"}
 
 
 def test_openvino_adds_the_branch_unrounded(residual) -> None:
@@ -96,3 +97,11 @@ def test_what_a_convolution_wrote_in_8_bits_is_not_rounded_to_other_8_bits(resid
     grids = [network.operator(name).input_quantizers[index] for name, index in readers]
     written = stem.output or grids[0]
     assert all(grid.same_grid(written) for grid in grids)
+
+
+@pytest.mark.parametrize(("groups", "outputs", "left"), [(8, 8, False), (8, 24, True), (4, 24, False)])
+def test_openvino_gets_no_depthwise_convolution_with_several_outputs_a_channel(groups, outputs, left) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, outputs, 3, padding=1, groups=groups))
+    network = capture(layers, size=8)
+    fit_to_runtime(network, list(network.operators.values()), "openvino")
+    assert bool(network.operator("1").float_reason) == left

@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from pocketvit.core.files import sha256_of, write_bytes
+from pocketvit.deployment.attention import fuse_attention
 from pocketvit.deployment.onnx import OnnxFile, check_graph, tidy, trace
 from pocketvit.quantization import QuantizedNetwork
 from pocketvit.quantization.lowering import lower
@@ -49,6 +50,8 @@ def export_integer(
     started = time.perf_counter()
     graph = trace(lower(network), network.size)
     _name_nodes(graph, list(network.operators))
+    if network.runtime == "onnxruntime":
+        graph = fuse_attention(graph)
     tidy(graph)
     metadata = card.to_metadata() | {key: str(value) for key, value in (cost or {}).items()}
     metadata[OPERATORS_KEY] = json.dumps(_stated(network))

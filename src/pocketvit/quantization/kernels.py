@@ -5,7 +5,9 @@ it and a mean over all pixels have integer kernels, which are far faster than th
 
 OpenVINO: a convolution may return float, and takes the SiLU, the sum and the rounding behind it into its own
 kernel; another rounding before these would keep them apart. Rounding the image takes longer than what the
-first convolution gains by it, and products of two activations gain nothing: both stay in float.
+first convolution gains by it: that stays in float.
+
+In both, products of two activations stay in float: whole attention in float is one fused kernel.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from pocketvit.quantization.spec import Runtime
 __all__ = ["fit_to_runtime", "leave_out_roundings", "writes_integers"]
 
 _IMAGE = "reads the image: rounding that takes OpenVINO longer than this convolution saves"
-_GROUPED = "OpenVINO 2026.4 mixes up the scales of grouped convolutions with several outputs a group"
-_PRODUCT = "OpenVINO gains nothing by rounding the two factors of a product of activations"
+_MULTIPLIED = "OpenVINO 2026.4 mixes up the scales of a depthwise convolution with several outputs a channel"
+_PRODUCT = (
+    "attention in float is the faster kernel: rounding both factors of a product costs more than it saves"
+)
 _REDUCTION = "no integer kernel: rounding what it reads would cost accuracy and time"
 
 
@@ -74,14 +78,14 @@ def leave_out_roundings(network: QuantizedNetwork, operators: Sequence[Operator]
 def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) -> str:
     if isinstance(operator, Reduction):
         return "" if writes_integers(operator, runtime) else _REDUCTION
-    if runtime == "openvino" and isinstance(operator, MatMul):
+    if isinstance(operator, MatMul):
         return _PRODUCT
     if runtime == "openvino" and isinstance(operator, Convolution):
         if network.reads_image(operator):
             return _IMAGE
         assert operator.weight is not None
-        if 1 < operator.groups < len(operator.weight):
-            return _GROUPED
+        if operator.is_depthwise and operator.groups < len(operator.weight):
+            return _MULTIPLIED
     return ""
 
 
