@@ -8,10 +8,14 @@ import shutil
 import onnx
 import pytest
 
+from pocketvit.core.errors import ConfigError
 from pocketvit.core.files import read_json, sha256_of
 from pocketvit.core.rundir import RunDirectory
-from pocketvit.deployment import ExportedClassifier, integer_delivery
+from pocketvit.deployment import ExportedClassifier, integer_delivery, integer_verification, openvino
 from pocketvit.deployment.integer_verification import IntegerVerification
+from pocketvit.deployment.openvino import has_bfloat16, has_openvino
+
+RUNTIMES = ("onnxruntime", "openvino")
 
 
 @pytest.fixture
@@ -87,19 +91,10 @@ def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize, cli, run, ag
 
 @pytest.mark.slow
 def test_a_file_that_fails_is_not_announced(quantize, run, monkeypatch):
-    result = IntegerVerification(
-        runtime="onnxruntime",
-        n=160,
-        agreement=0.9,
-        accuracy_simulation=0.5,
-        accuracy_file=0.4,
-        mean_difference=0.1,
-        passed=False,
-    )
-    monkeypatch.setattr(integer_delivery, "verify_integer", lambda *_, **__: [result])
+    monkeypatch.setattr(integer_verification, "MIN_INTEGER_AGREEMENT", 1.1)  # more than all
     code, _, err = quantize("--calibration", 10)
     assert code == 6
-    assert "90.0% of 160 images" in err
+    assert "of 160 images get the same class (required 110.0%)" in err
     assert not (run.path / "model.int8.onnx").exists()
     assert (run.path / "model.int8.unverified.onnx").exists()
     assert not run.has("quantization.json")
@@ -163,3 +158,29 @@ def test_a_folder_of_ones_own_keeps_every_file(quantize, tmp_path, agreeing):
         assert code == 0, err
     names = {path.name for path in (tmp_path / "phone").iterdir()}
     assert names == {"model.w4a8.onnx", "model.int8.onnx", "quantization.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
+def test_a_file_for_openvino_is_verified_and_timed_there(quantize, run, agreeing):
+    code, out, err = quantize("--runtime", "openvino", "--json", "--calibration", 16)
+    assert code == 0, err
+    content = json.loads(out)
+    assert (content["file"], content["runtime"]) == ("model.int8.openvino.onnx", "openvino")
+    assert [row["runtime"] for row in content["verification"]] == ["openvino"]
+    image = next(row for row in content["execution"] if row["kind"] == "convolution")
+    assert "reads the image" in image["reason"]["openvino"]
+    rows = {(row["role"], row["runtime"], row["precision"]) for row in run.read("benchmark.json")["rows"]}
+    floats = {(role, runtime, "float32") for role in ("ours", "baseline") for runtime in RUNTIMES}
+    halves = {("ours", "openvino", "bfloat16"), ("baseline", "openvino", "bfloat16")}
+    assert rows == floats | {("ours", "openvino", "int8")} | (halves if has_bfloat16() else set())
+    report = run.report.read_text()
+    assert "int8, OpenVINO" in report
+    assert ("than bfloat16" in report) == has_bfloat16()
+
+
+def test_openvino_has_to_be_there_for_its_file(quantize, monkeypatch):
+    monkeypatch.setattr(openvino, "has_openvino", lambda: False)
+    code, _, err = quantize("--runtime", "openvino")
+    assert code == ConfigError.exit_code
+    assert "pocketvit[openvino]" in err
