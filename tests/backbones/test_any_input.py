@@ -40,13 +40,15 @@ def test_levels_are_exactly_the_size_over_the_stride_rounded_up(network, H, W, b
 @pytest.mark.parametrize("name", SMALLEST)
 def test_an_image_does_not_see_the_others_of_its_batch(name, size, randomise):
     scale = 1.5 if name.startswith("mobilevit") else 0.5
+    torch.manual_seed(0)
     model = randomise(create_model(name, num_classes=3), scale=scale).double().eval()
     images = torch.rand(3, 3, *size).double()
     with torch.no_grad():
         together = model.forward_features(images)
         alone = torch.cat([model.forward_features(image[None]) for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
-    assert (together[0] - together[1]).abs().max() > 1e-3
+    # Far more than the tolerance above: what one image gives does depend on the image.
+    assert (together[0] - together[1]).abs().max() > 1e-6 * together.abs().max()
 
 
 @pytest.mark.parametrize("name", SMALLEST)
