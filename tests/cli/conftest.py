@@ -1,6 +1,9 @@
+import shutil
+
 import pytest
 
 from pocketvit.cli.main import main
+from pocketvit.core.rundir import RunDirectory
 
 
 @pytest.fixture
@@ -15,3 +18,17 @@ def cli(capfd, monkeypatch):
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a trained run, which may be changed."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run.path, copy)
+    return RunDirectory(copy)
+
+
+@pytest.fixture
+def quantize(cli, run):
+    """`pocketvit quantize` of that run by the quickest method."""
+    return lambda *words: cli("quantize", run.path, "--method", "minmax", "--no-diagnose", *words)

@@ -10,24 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pocketvit.core.files import read_json, sha256_of, write_json
-from pocketvit.core.rundir import RunDirectory
 from pocketvit.quantization import METHODS
 from pocketvit.quantization.methods import Method
 from pocketvit.quantization.quantizers import UniformQuantizer
 from pocketvit.quantization.ranges import least_error
-
-
-@pytest.fixture
-def run(finished_run, tmp_path):
-    """A copy of a trained run, which may be changed."""
-    copy = tmp_path / "run"
-    shutil.copytree(finished_run.path, copy)
-    return RunDirectory(copy)
-
-
-@pytest.fixture
-def quantize(cli, run):
-    return lambda *words: cli("quantize", run.path, "--method", "minmax", "--no-diagnose", *words)
 
 
 def test_the_operators_are_listed_without_any_work(cli, run):

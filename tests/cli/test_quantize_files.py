@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import onnx
 import pytest
 
 from pocketvit.core.errors import ConfigError
 from pocketvit.core.files import read_json, sha256_of
-from pocketvit.core.rundir import RunDirectory
 from pocketvit.deployment import ExportedClassifier, integer_delivery, integer_verification, openvino
 from pocketvit.deployment.integer_verification import IntegerVerification
 from pocketvit.deployment.openvino import has_bfloat16, has_openvino
 
 RUNTIMES = ("onnxruntime", "openvino")
-
-
-@pytest.fixture
-def run(finished_run, tmp_path):
-    """A copy of a trained run, which may be changed."""
-    copy = tmp_path / "run"
-    shutil.copytree(finished_run.path, copy)
-    return RunDirectory(copy)
-
-
-@pytest.fixture
-def quantize(cli, run):
-    return lambda *words: cli("quantize", run.path, "--method", "minmax", "--no-diagnose", *words)
 
 
 @pytest.fixture
