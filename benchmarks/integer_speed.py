@@ -4,7 +4,8 @@
 
 One image, one thread, the model's own size. The float file is what `pocketvit export` writes, the integer
 file what `pocketvit quantize` does, W8A8 by `pocket`. In OpenVINO the float file also runs in bfloat16 where
-the processor has it, as it would by itself, and so does what the integer file leaves in float.
+the processor has it, as it would by itself, and so does what the integer file leaves in float. `stock` is the
+file that NNCF (OpenVINO) or the static quantization of products (ONNX Runtime) makes of the same network.
 All take turns, in alternating order; what is compared is the ratio of the medians, with that of the fastest
 runs beside it. The networks have random weights and are calibrated on noise: that changes no kernel, and says
 nothing of accuracy, which `benchmarks/quantization.py` measures. A row is written to
@@ -21,11 +22,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from backbones import Run, installed, random_images, settle, take_turns
 from operator_profile import PROFILERS, profile_table
@@ -41,6 +43,7 @@ from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.quantization import Calibration, QuantizationSpec, quantize
 from pocketvit.quantization.spec import Runtime as RuntimeName
 from pocketvit.tasks import ModelCard
+from stock_quantizers import STOCK_FILES
 
 OUT = Path(__file__).parent / "results" / "integer_speed.json"
 MODELS = (
@@ -60,6 +63,7 @@ MODELS = (
     "mobile_former_52m",
 )
 CALIBRATION = 4
+STOCK = {"onnxruntime": "ort_static_products", "openvino": "nncf_default"}
 PROFILED_RUNS = 20
 
 Row = dict[str, Any]
@@ -105,8 +109,12 @@ def measure(name: str, runtimes: list[RuntimeName], args: argparse.Namespace) ->
         in_float = export_onnx(model, Path(folder) / "float.onnx", card=card).path
         for runtime in runtimes:
             path = Path(folder) / f"{runtime}.onnx"
-            write_integers(model, path, card, runtime, args.method)
-            yield compare(name, size, runtime, in_float, path, args)
+            images = torch.randn(CALIBRATION, 3, size, size)
+            write_integers(model, images, path, card, runtime, args.method)
+            files = {"float32": in_float, "int8": path}
+            if has_stock_tool(runtime):
+                files["stock"] = STOCK_FILES[STOCK[runtime]][1](model, images, Path(folder))
+            yield compare(name, size, runtime, files, args)
 
 
 def random_card(name: str) -> ModelCard:
@@ -122,21 +130,26 @@ def random_card(name: str) -> ModelCard:
     )
 
 
-def write_integers(model: nn.Module, path: Path, card: ModelCard, runtime: RuntimeName, method: str) -> None:
+def has_stock_tool(runtime: str) -> bool:
+    """Whether the runtime's own tool is installed; ONNX Runtime brings it."""
+    return runtime != "openvino" or find_spec("nncf") is not None
+
+
+def write_integers(
+    model: nn.Module, images: Tensor, path: Path, card: ModelCard, runtime: RuntimeName, method: str
+) -> None:
     """The integer file of a network for a runtime."""
     size = card.preprocessing.size
-    images = torch.randn(CALIBRATION, 3, size, size)
     spec = QuantizationSpec(method=method, runtime=runtime)
     network = quantize(prepare_for_quantization(model, size=size), spec, Calibration(images))
     export_integer(network, path, card=card)
 
 
-def compare(
-    name: str, size: int, runtime: str, in_float: Path, integers: Path, args: argparse.Namespace
-) -> Row:
-    """Time both files; profile them where integers are slower."""
+def compare(name: str, size: int, runtime: str, files: dict[str, Path], args: argparse.Namespace) -> Row:
+    """Time all files; profile ours where integers are slower."""
     images = random_images(1, size, args.seed)
-    runs = open_all(runtime, in_float, integers, threads=args.threads)
+    in_float, integers = files["float32"], files["int8"]
+    runs = open_all(runtime, files, threads=args.threads)
     wall, _ = take_turns(runs, images, rounds=args.rounds, limit=args.seconds)
     row: Row = {"name": name, "runtime": runtime, "size": size, "threads": args.threads}
     row |= {"method": args.method, "rounds": len(wall["float32"]), "seed": args.seed}
@@ -163,13 +176,16 @@ def compare(
     return row | {"hardware": hardware(), "versions": installed()}
 
 
-def open_all(runtime: str, in_float: Path, integers: Path, *, threads: int) -> dict[str, Run]:
+def open_all(runtime: str, files: dict[str, Path], *, threads: int) -> dict[str, Run]:
     """What takes turns, by the name it has in the row."""
-    files: dict[str, tuple[str, Path]] = {"float32": (runtime, in_float), "int8": (runtime, integers)}
+    found = {side: (runtime, path) for side, path in files.items()}
     if runtime == "openvino" and has_bfloat16():
-        files |= {"bfloat16": ("openvino_bf16", in_float), "int8_bfloat16": ("openvino_bf16", integers)}
+        found |= {
+            "bfloat16": ("openvino_bf16", files["float32"]),
+            "int8_bfloat16": ("openvino_bf16", files["int8"]),
+        }
     return {
-        side: Runtime.load(where).open_file(path, threads=threads) for side, (where, path) in files.items()
+        side: Runtime.load(where).open_file(path, threads=threads) for side, (where, path) in found.items()
     }
 
 
@@ -189,7 +205,7 @@ def summarise(rows: list[Row]) -> Row:
     for runtime in dict.fromkeys(row["runtime"] for row in rows):
         mine = [row for row in rows if row["runtime"] == runtime]
         found: Row = {"models": len(mine)}
-        for side in ("int8", "bfloat16", "int8_bfloat16"):
+        for side in ("int8", "stock", "bfloat16", "int8_bfloat16"):
             for label in ("p50", "min"):
                 ratios = [row[f"{side}_speedup_{label}"] for row in mine if f"{side}_speedup_{label}" in row]
                 if ratios:

@@ -1,7 +1,7 @@
 """What users reach for today, on the same trained networks and calibration images.
 
-Each takes the float network and calibration images and returns a function from images to logits. The tools
-keep their defaults, apart from what a name says.
+Each takes the float network and calibration images, and writes a file or returns a function from images to
+logits. The tools keep their defaults, apart from what a name says.
 """
 
 from __future__ import annotations
@@ -12,41 +12,53 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pocketvit.deployment.integer_verification import open_integer
 from pocketvit.deployment.onnx import frozen_copy, trace
 from pocketvit.deployment.rewrites import rewrite_for_inference
-from pocketvit.deployment.session import open_session
 
-__all__ = ["STOCK"]
+__all__ = ["STOCK", "STOCK_FILES"]
 
 Predict = Callable[[Tensor], Tensor]
 _CALIBRATION_BATCH = 8
 
 
-def onnxruntime_products(model: nn.Module, images: Tensor, folder: Path) -> Predict:
+def onnxruntime_products(model: nn.Module, images: Tensor, folder: Path) -> Path:
     """ONNX Runtime's static quantization of convolutions and matrix products, a scale an output channel."""
     return _onnxruntime(model, images, folder, operators=["Conv", "MatMul", "Gemm"])
 
 
-def onnxruntime_all(model: nn.Module, images: Tensor, folder: Path) -> Predict:
+def onnxruntime_all(model: nn.Module, images: Tensor, folder: Path) -> Path:
     """The same of every operator it knows."""
     return _onnxruntime(model, images, folder, operators=None)
 
 
-def nncf_default(model: nn.Module, images: Tensor, folder: Path) -> Predict:
-    """NNCF's post-training quantization of the OpenVINO network, run by OpenVINO."""
+def nncf_default(model: nn.Module, images: Tensor, folder: Path) -> Path:
+    """NNCF's post-training quantization of the OpenVINO network, as a file of OpenVINO."""
     import nncf
     import openvino
 
     path = _float_file(model, images, folder)
-    core = openvino.Core()
     batches = [images[i : i + 1].numpy() for i in range(len(images))]
-    network = nncf.quantize(core.read_model(path), nncf.Dataset(batches), subset_size=len(batches))
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda x: torch.from_numpy(np.array(compiled(x.numpy())[0]))
+    network = openvino.Core().read_model(path)
+    network = nncf.quantize(network, nncf.Dataset(batches), subset_size=len(batches))
+    openvino.save_model(network, folder / "nncf.xml", compress_to_fp16=False)
+    return folder / "nncf.xml"
+
+
+STOCK_FILES: dict[str, tuple[str, Callable[[nn.Module, Tensor, Path], Path]]] = {
+    "ort_static_products": ("onnxruntime", onnxruntime_products),
+    "ort_static_all": ("onnxruntime", onnxruntime_all),
+    "nncf_default": ("openvino", nncf_default),
+}
+"""What writes files, each with the runtime that executes them, by the name it has in tables."""
+
+
+def _opened(name: str) -> Callable[[nn.Module, Tensor, Path], Predict]:
+    runtime, write = STOCK_FILES[name]
+    return lambda model, images, folder: open_integer(write(model, images, folder), runtime=runtime)
 
 
 def torchao_xnnpack(model: nn.Module, images: Tensor, folder: Path) -> Predict:
@@ -68,15 +80,13 @@ def torchao_xnnpack(model: nn.Module, images: Tensor, folder: Path) -> Predict:
 
 
 STOCK: dict[str, Callable[[nn.Module, Tensor, Path], Predict]] = {
-    "ort_static_products": onnxruntime_products,
-    "ort_static_all": onnxruntime_all,
-    "nncf_default": nncf_default,
+    **{name: _opened(name) for name in STOCK_FILES},
     "torchao_xnnpack": torchao_xnnpack,
 }
 """All of 8 bits, by the name they have in the table."""
 
 
-def _onnxruntime(model: nn.Module, images: Tensor, folder: Path, operators: list[str] | None) -> Predict:
+def _onnxruntime(model: nn.Module, images: Tensor, folder: Path, operators: list[str] | None) -> Path:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -103,8 +113,7 @@ def _onnxruntime(model: nn.Module, images: Tensor, folder: Path, operators: list
             per_channel=True,
             op_types_to_quantize=operators,
         )
-    session = open_session(quantized, threads=1)
-    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+    return quantized
 
 
 def _float_file(model: nn.Module, images: Tensor, folder: Path) -> Path:

@@ -19,17 +19,36 @@ __all__ = ["DeviceName", "choose_device", "hardware", "physical_cores", "usable_
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_int8": "AMX int8",
+    "asimd": "NEON",
+    "asimddp": "NEON dot product",
+    "i8mm": "NEON int8 matrix product",
+    "bf16": "NEON bfloat16",
+}
+"""As Linux calls them, and as people do."""
+
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow")
 
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory, GPU and system, as they go into every result file."""
+    """Processor, cores, memory, GPU and system, as they go into every result file.
+
+    `instructions` names what decides how fast a processor computes in integers and bfloat16, such as
+    `AVX-512 VNNI`; the name of a rented processor often does not tell.
+    """
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": _cpu_name(),
+        "instructions": _instructions(),
         "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": ", ".join(gpus) or None,
@@ -72,6 +91,16 @@ def choose_device(name: DeviceName = "auto") -> Any:
             f"This machine has no usable '{name}' device.", fix="Use --device auto or --device cpu."
         )
     return torch.device(name)
+
+
+def _instructions() -> str | None:
+    """Of `_INSTRUCTIONS` what there is; `None` where the system does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return None
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    flags = next((text.split() for key, _, text in lines if key.strip() in {"flags", "Features"}), [])
+    return ", ".join(name for flag, name in _INSTRUCTIONS.items() if flag in flags) or None
 
 
 def _cpu_name() -> str:

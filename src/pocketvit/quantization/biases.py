@@ -56,10 +56,4 @@ def _widen(operator: Operator, factor: Tensor) -> None:
     wider = grid.scale.double() * (factor if grid.axis is not None else factor.max())
     # Rounded up to the next float32, so that the bias still fits.
     wider = torch.nextafter(wider.float(), torch.tensor(torch.inf)).where(factor > 1, grid.scale)
-    operator.weight_quantizer = UniformQuantizer(
-        scale=wider if grid.axis is not None else wider.max(),
-        zero_point=grid.zero_point,
-        qmin=grid.qmin,
-        qmax=grid.qmax,
-        axis=grid.axis,
-    )
+    operator.weight_quantizer = grid.at_scale(wider if grid.axis is not None else wider.max())

@@ -6,6 +6,7 @@ group of a convolution: no gradients, and one linear solve an operator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pocketvit.quantization.operators import Convolution, Linear
+from pocketvit.quantization.pairs import WIDER, PairedQuantizer, overflow_safe, rest_of_pair
 from pocketvit.quantization.quantizers import UniformQuantizer
 
 __all__ = ["WeightedOperator", "correct_weights", "least_error_weights"]
@@ -67,12 +69,12 @@ def correct_weights(
     original = _matrix(operator)
     best, plan = torch.inf, (False, False)
     for choice in ((False, False), (False, True), (True, True)):
-        tried = _solve(original, parts, quantizer, *choice)
+        tried = _solve(operator, parts, quantizer, *choice)
         error = _error(tried, original, unseen or parts)
         if error < best * (1 - 1e-6):
             best, plan = error, choice
     everything = _moments(operator, read, wanted) if unseen else parts
-    matrix = _solve(original, everything, quantizer, *plan)
+    matrix = _solve(operator, everything, quantizer, *plan)
     mean = everything.wanted - torch.einsum("gok,gk->go", matrix, everything.read)
     weight = operator.weight
     assert weight is not None
@@ -80,52 +82,72 @@ def correct_weights(
     operator.bias = _frozen(mean.reshape(-1).to(weight.dtype))
 
 
-def least_error_weights(operator: WeightedOperator, read: Tensor, *, bits: int) -> UniformQuantizer:
-    """Symmetric, a scale an output channel, of least E[((W − Ŵ) x)²] as if channels were independent."""
+def least_error_weights(
+    operator: WeightedOperator, read: Tensor, *, bits: int, safe: bool = False
+) -> UniformQuantizer:
+    """Symmetric, a scale an output channel, of least E[((W − Ŵ) x)²] as if channels were independent.
+
+    Args:
+        safe: from overflow on every processor, see `quantization.pairs`.
+    """
     weight = operator.weight
     assert weight is not None
     matrix = _matrix(operator)
     moment = _vectors(operator, read).square().mean(dim=1).double()  # (groups, k)
     bound = weight.flatten(1).abs().amax(dim=1)
     base = UniformQuantizer.from_range(-bound, bound, bits=bits, scheme="symmetric", axis=0, narrow=True)
+    base = overflow_safe(base, operator) if safe else base
     best = torch.full_like(base.scale, torch.inf, dtype=torch.float64)
     chosen = base.scale.clone()
-    for shrink in _SHRINKS:
-        quantizer = UniformQuantizer(scale=base.scale * shrink, qmin=base.qmin, qmax=base.qmax, axis=0)
+    for factor in (*WIDER, *_SHRINKS) if isinstance(base, PairedQuantizer) else _SHRINKS:
+        quantizer = base.at_scale(base.scale * factor)
         rounded = quantizer(weight).double().reshape(matrix.shape)
         error = ((rounded - matrix).square() * moment[:, None]).sum(dim=-1).flatten()
         better = error < best
         best, chosen = torch.where(better, error, best), torch.where(better, quantizer.scale, chosen)
-    return UniformQuantizer(scale=chosen, qmin=base.qmin, qmax=base.qmax, axis=0)
+    return base.at_scale(chosen)
 
 
 def _solve(
-    original: Tensor, moments: _Moments, quantizer: UniformQuantizer, ridge: bool, feedback: bool
+    operator: WeightedOperator, moments: _Moments, quantizer: UniformQuantizer, ridge: bool, feedback: bool
 ) -> Tensor:
     """Weights (groups, out, k) on the grid."""
-    matrix = original
+    matrix = _matrix(operator)
     if ridge:
-        damped = _damped(moments.inputs, _RIDGE * (1 + 10 * original.shape[-1] / moments.count))
+        damped = _damped(moments.inputs, _RIDGE * (1 + 10 * matrix.shape[-1] / moments.count))
         matrix = matrix + torch.linalg.solve(damped, moments.errors).mT
-    scale = quantizer.scale.double().reshape(matrix.shape[0], -1)
     if not feedback:
-        return _round(matrix, scale[..., None], quantizer)
-    return _round_in_turn(matrix, _damped(moments.inputs, _DAMPING), scale, quantizer)
+        assert operator.weight is not None
+        return quantizer(matrix.reshape(operator.weight.shape)).reshape(matrix.shape)
+    return _round_in_turn(
+        matrix, _damped(moments.inputs, _DAMPING), quantizer, _first_of_pair(operator, quantizer)
+    )
 
 
-def _round_in_turn(matrix: Tensor, second: Tensor, scale: Tensor, quantizer: UniformQuantizer) -> Tensor:
+def _round_in_turn(
+    matrix: Tensor, second: Tensor, quantizer: UniformQuantizer, first_of_pair: Sequence[int | None]
+) -> Tensor:
     """Column by column; the error of a column is spread over the later ones by the factor U of H⁻¹ = Uᵀ U."""
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(second)), upper=True)
-    left, done = matrix.clone(), torch.empty_like(matrix)
-    for k in range(matrix.shape[-1]):
-        done[..., k] = _round(left[..., k], scale, quantizer)
-        error = (left[..., k] - done[..., k]) / upper[:, None, k, k]
+    scale = quantizer.scale.double().reshape(matrix.shape[0], -1)
+    left, whole = matrix.clone(), torch.empty_like(matrix)
+    for k, first in enumerate(first_of_pair):
+        rounded = (left[..., k] / scale).round().clamp(quantizer.qmin, quantizer.qmax)
+        if first is not None:
+            rounded = rounded.clamp(*rest_of_pair(whole[..., first], quantizer))
+        whole[..., k] = rounded
+        error = (left[..., k] - rounded * scale) / upper[:, None, k, k]
         left[..., k + 1 :] -= error[..., None] * upper[:, None, k, k + 1 :]
-    return done
+    return whole * scale[..., None]
 
 
-def _round(values: Tensor, scale: Tensor, quantizer: UniformQuantizer) -> Tensor:
-    return (values / scale).round().clamp(quantizer.qmin, quantizer.qmax) * scale
+def _first_of_pair(operator: WeightedOperator, quantizer: UniformQuantizer) -> list[int | None]:
+    """For each column of the matrix the earlier one that bounds it, if the quantizer is one of pairs."""
+    assert operator.weight is not None
+    channels, kernel = operator.weight.shape[1], operator.weight[0, 0].numel()
+    if not isinstance(quantizer, PairedQuantizer):
+        return [None] * (channels * kernel)
+    return [k - kernel if (k // kernel) % 2 else None for k in range(channels * kernel)]
 
 
 def _damped(second: Tensor, share: float) -> Tensor:

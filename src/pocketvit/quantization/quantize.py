@@ -14,6 +14,7 @@ from pocketvit.quantization.methods import get_method
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Operator
 from pocketvit.quantization.outputs import quantize_outputs
+from pocketvit.quantization.pairs import avoid_overflow
 from pocketvit.quantization.spec import QuantizationSpec
 
 __all__ = ["operators_to_quantize", "quantize"]
@@ -48,6 +49,8 @@ def quantize(
     operators = fit_to_runtime(network, operators_to_quantize(network, spec), spec.runtime)
     check_finite(network, calibration)
     method.calibrate(network, operators, calibration, spec)
+    if spec.runtime is not None:
+        avoid_overflow(operators)
     leave_out_roundings(network, operators)
     quantize_outputs(network, operators, calibration, spec)
     round_biases(operators)

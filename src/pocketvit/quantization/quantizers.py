@@ -7,7 +7,7 @@ nothing was clipped, so a network with quantizers in it computes what its intege
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,12 @@ class UniformQuantizer(Quantizer):
         """The integers that stand for `x`: int32, its shape."""
         scale, zero = (_along(part, x, self.axis) for part in (self.scale, self.zero_point))
         return (self(x) / scale + zero).round().to(torch.int32)
+
+    def at_scale(self, scale: Tensor) -> Self:
+        """The same grid with other steps, shape of `scale`."""
+        return type(self)(
+            scale=scale, zero_point=self.zero_point, qmin=self.qmin, qmax=self.qmax, axis=self.axis
+        )
 
     def same_grid(self, other: UniformQuantizer) -> bool:
         """Whether both round to the same numbers."""

@@ -109,7 +109,8 @@ def _weights(step: Step, spec: QuantizationSpec) -> None:
     if not isinstance(operator, Convolution | Linear):
         return
     (read,) = operator.quantized_inputs(step.inputs)
-    quantizer = least_error_weights(operator, read, bits=spec.weight_bits(operator.name))
+    bits, safe = spec.weight_bits(operator.name), spec.runtime is not None
+    quantizer = least_error_weights(operator, read, bits=bits, safe=safe)
     correct_weights(operator, read, step.wanted.output, quantizer)
     operator.weight_quantizer = quantizer
 
