@@ -61,12 +61,21 @@ def test_each_finding_is_told(found, make_results):
     assert told["1 class with fewer than 10 validation images"].items == ("iris: 2",)
 
 
+def test_a_machine_that_is_busy_throughout_is_told(found, make_results):
+    content = make_results()
+    row = content["benchmark.json"]["rows"][0]
+    row.update(min_ms=2.0, p50_ms=7.0, p90_ms=7.4)
+    assert "twice as long as the fastest" in found(content)["Timings were unsteady"].text
+    row.update(min_ms=6.0)
+    assert "Timings were unsteady" not in found(content)
+
+
 def test_a_faultless_run_has_nothing_to_tell_but_that(found, make_run, make_results):
     content = make_results(per_class=400, wrong=3)
     content["training.json"]["pretrained"]["used"] = True
     content["evaluation.json"]["split"] = "test"
     for row in content["benchmark.json"]["rows"]:
-        row.update(p50_ms=1.0, p90_ms=1.1)
+        row.update(min_ms=0.9, p50_ms=1.0, p90_ms=1.1)
     assert found(content) == {}
     files = read_run(make_run(content | {"metrics.jsonl": None}))
     assert clean_record(files).startswith("Nothing was skipped: all 20,000 images could be read")
