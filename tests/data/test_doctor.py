@@ -51,6 +51,14 @@ def test_what_stops_a_build_is_an_error(folder, tmp_path):
         json.dumps(report.to_dict())
 
 
+def test_too_much_damage_is_told_in_a_whole_sentence(folder):
+    root = folder({"a": 3, "b": 3})
+    (root / "a/001.png").write_bytes(b"text")
+    error = inspect(root).findings[0]
+    assert error.severity == "error"
+    assert error.what.endswith("cannot be used (16.7%; 5% is allowed)")
+
+
 def test_damage(folder):
     root = folder({"a": 30, "b": 30})
     (root / "a/003.png").write_bytes(b"text")

@@ -154,6 +154,13 @@ def test_too_many_damaged_images(folder):
     assert len(open_images(root, max_damaged=0.35).problems) == 7
 
 
+def test_a_share_just_above_what_is_allowed_does_not_read_like_it(folder):
+    root = folder({"cat": 10, "dog": 9})
+    (root / "cat/000.png").write_bytes(b"text")
+    with pytest.raises(DataError, match=r"1 of 19 images .* \(5\.3%; 5% is allowed\)"):
+        open_images(root)
+
+
 def test_without_check_damage_is_found_later(folder):
     root = folder({"cat": 5, "dog": 5})
     (root / "cat/001.png").write_bytes((root / "cat/001.png").read_bytes()[:100])

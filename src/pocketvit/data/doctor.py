@@ -120,7 +120,7 @@ def _findings(
     try:
         assemble(listing, facts, source, val_fraction=0.2, seed=0, max_damaged=max_damaged)
     except DataError as error:
-        yield Finding("error", error.message.splitlines()[0], (), error.fix)
+        yield Finding("error", error.message.splitlines()[0].removesuffix(":"), (), error.fix)
     images = [
         (part, i, fact)
         for part, found in zip(listing.parts, facts, strict=True)

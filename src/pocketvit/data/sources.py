@@ -168,9 +168,14 @@ def _refuse_damaged(problems: Sequence[Problem], checked: int, allowed: float, s
     rest = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise DataError(
         f"{len(problems)} of {checked} images in {source} cannot be used "
-        f"({share:.0%}; {allowed:.0%} is allowed):{first}{rest}",
+        f"({_percent(share)}; {_percent(allowed)} is allowed):{first}{rest}",
         fix=f"Repair or remove them, or accept that many with --max-damaged {math.ceil(share * 100) / 100}.",
     )
+
+
+def _percent(share: float) -> str:
+    """With a decimal where there is one: 5.3% is not 5%."""
+    return f"{round(share * 100, 1):g}%"
 
 
 def _usable(split: ImageSplit, facts: Sequence[Facts]) -> ImageSplit:
