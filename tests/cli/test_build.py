@@ -48,7 +48,7 @@ def test_unknown_model_gets_a_suggestion(build):
 def test_a_budget_nothing_fits(build):
     code, _, err = build("digits", "--macs", "1M")
     assert code == 3
-    assert "No model fits 1 M MACs" in err
+    assert "No model tried fits 1 M MACs" in err
 
 
 def test_a_path_that_is_not_there_gets_a_suggestion(build, photos):

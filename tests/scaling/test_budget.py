@@ -76,6 +76,10 @@ def test_nothing_fits_names_the_nearest():
     with pytest.raises(BudgetError, match=r"fits 1 M MACs: the nearest .* is \w+ at 64 px") as caught:
         choose_model(num_classes=10, typical_size=8, budget=Budget(macs=1_000_000))
     assert caught.value.exit_code == 3
+    assert "efficientformerv2_*, mobile_former_* are only taken by name" in caught.value.fix
+    with pytest.raises(BudgetError) as caught:
+        choose_model(num_classes=10, typical_size=8, budget=Budget(macs=1), model="mobilevit_xxs")
+    assert "by name" not in caught.value.fix
 
 
 def test_unknown_model_gets_a_suggestion():

@@ -140,7 +140,7 @@ def choose_model(
         if fitting:
             best = max(fitting, key=lambda candidate: (candidate.macs, -candidate.params))
             return _choice(best, tried, budget, asked_for=model, first_size=sizes[0])
-    raise _nothing_fits(tried, budget)
+    raise _nothing_fits(tried, budget, asked_for=model)
 
 
 def architectures() -> list[str]:
@@ -225,7 +225,7 @@ def _excess(candidate: Candidate, budget: Budget) -> str:
     return " and ".join(over) + " allowed"
 
 
-def _nothing_fits(tried: list[Candidate], budget: Budget) -> BudgetError:
+def _nothing_fits(tried: list[Candidate], budget: Budget, *, asked_for: str | None) -> BudgetError:
     def overrun(candidate: Candidate) -> float:
         return max(
             candidate.macs / (budget.macs or candidate.macs),
@@ -235,8 +235,15 @@ def _nothing_fits(tried: list[Candidate], budget: Budget) -> BudgetError:
     nearest = min(tried, key=overrun)
     cost = f"{nearest.macs / 1e6:.1f} M MACs and {nearest.params / 1e6:.2f} M parameters"
     return BudgetError(
-        f"No model fits {budget}: the nearest of {len(tried)} tried is {nearest.name} at "
+        f"No model tried fits {budget}: the nearest of {len(tried)} is {nearest.name} at "
         f"{nearest.resolution} px with {cost}.",
         fix="Raise --macs or --params"
-        + (", or lower --resolution." if nearest.resolution > min(RESOLUTIONS) else "."),
+        + (", or lower --resolution." if nearest.resolution > min(RESOLUTIONS) else ".")
+        + ("" if asked_for else f" {', '.join(_left_out())} are only taken by name, with --model."),
     )
+
+
+def _left_out() -> list[str]:
+    """What `architectures` leaves out for its family, as `pocketvit models` takes it."""
+    families = sorted(NOT_CHOSEN - {"baseline"})
+    return [f"{family}_*" for family in families]
