@@ -33,7 +33,7 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int)
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=total - warmup,
+        t_initial=max(total - warmup, 2),  # of one step the rate is η anyway, and timm would warn
         lr_min=recipe.lr * recipe.min_lr,
         warmup_t=warmup,
         warmup_lr_init=recipe.lr / (warmup + 1),
