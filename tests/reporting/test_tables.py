@@ -39,6 +39,13 @@ def test_summary_has_the_headline_the_warnings_and_the_places(make_run, make_res
     assert text.count("1.8× slower") == 1
 
 
+@pytest.mark.parametrize(("epochs", "words"), [(1, "for 1 epoch, best"), (2, "for 2 epochs, best")])
+def test_summary_counts_epochs(make_run, make_results, epochs, words):
+    content = make_results()
+    content["training.json"]["epochs"] = epochs
+    assert words in shown(summary_table(make_run(content)), width=200)
+
+
 def test_summary_of_a_run_that_has_only_begun(make_run, make_results):
     text = shown(summary_table(make_run({"run.json": make_results()["run.json"]})))
     assert "This job is not finished" in text

@@ -250,7 +250,8 @@ def _headline_rows(files: RunFiles) -> list[tuple[str, Text]]:
     if integers := files.quantization:
         rows.append(("integers", Text(integer_words(integers))))
     if training := files.training:
-        length = f"{duration(training['seconds'])} for {training['epochs']} epochs"
+        n = training["epochs"]
+        length = f"{duration(training['seconds'])} for {n} {'epoch' if n == 1 else 'epochs'}"
         text = f"{length}, best epoch {training['best_epoch']}"
         rows.append(("training", Text(text)))
     return rows
