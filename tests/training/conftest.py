@@ -95,7 +95,9 @@ def make_net():
 def train_in(data, preprocessing, recipe, make_net):
     """Train the tiny network in a folder; keyword arguments replace what differs."""
 
-    def run_training(path, *, model=None, recipe=recipe, resume=True, data=data):
+    random = PretrainedReport(used=False, source="", licence="", message="Random.")
+
+    def run_training(path, *, model=None, recipe=recipe, resume=True, data=data, pretrained=random):
         path.mkdir(parents=True, exist_ok=True)
         return train(
             model or make_net(),
@@ -107,7 +109,7 @@ def train_in(data, preprocessing, recipe, make_net):
             device=torch.device("cpu"),
             resume=resume,
             model_name="mobilevit_xxs",
-            pretrained=PretrainedReport(used=False, source="", licence="", message="Random."),
+            pretrained=pretrained,
         )
 
     return run_training

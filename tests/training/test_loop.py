@@ -115,6 +115,19 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(tmp_path, train_in, mak
     assert rows[0] == rows[1]
 
 
+def test_a_resumed_run_says_what_it_began_with_not_what_can_be_fetched_now(
+    tmp_path, train_in, make_net, capsys
+):
+    hub = PretrainedReport(used=True, source="hub/x", licence="not open source", message="Loaded hub/x.")
+    with pytest.raises(InterruptedRun):
+        train_in(tmp_path, model=signal_at(make_net(), 2), pretrained=hub)
+    record = train_in(tmp_path).record["pretrained"]  # the hub is out of reach now
+    assert (record["used"], record["source"], record["licence"]) == (True, "hub/x", "not open source")
+    assert "this training began otherwise: Loaded hub/x." in capsys.readouterr().err
+    _, card = load_weights(tmp_path / "checkpoints" / "model.safetensors")
+    assert card.weights_licence == "not open source"
+
+
 def test_a_run_may_be_interrupted_again_and_again(tmp_path, train_in, make_net):
     straight = train_in(tmp_path / "straight")
     for _ in range(3 * STEPS - 1):

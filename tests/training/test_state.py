@@ -4,6 +4,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
+from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.core.errors import CheckpointError
 from pocketvit.training.checkpoints import load_checkpoint, save_checkpoint
 from pocketvit.training.optimizer import make_optimizer
@@ -26,6 +27,7 @@ def make_state(*, layout=torch.contiguous_format, identity=None, ema=True):
         optimizer=make_optimizer(net, Recipe()),
         scaler=MixedPrecision(name="float32", device=CPU).scaler,
         replaced=[],
+        pretrained=PretrainedReport(used=False, source="", licence="", message="Random."),
         identity=identity or {"recipe": {"lr": 0.1, "augmentation": {"flip": True}}, "data": "abc"},
     )
 

@@ -3,6 +3,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
+from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.core.errors import TrainingError
 from pocketvit.tasks import ClassificationTask
 from pocketvit.training.optimizer import make_optimizer
@@ -37,6 +38,7 @@ def state_of(raw, ema):
         optimizer=make_optimizer(model, Recipe()),
         scaler=scaler,
         replaced=[],
+        pretrained=PretrainedReport(used=False, source="", licence="", message="Random."),
         identity={},
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
@@ -91,7 +92,7 @@ def train(
     Args:
         model: a classifier with as many outputs as `data` has classes.
         model_name: its registered name, recorded with the weights.
-        pretrained: where its first weights come from, for the record.
+        pretrained: where its first weights come from, for the record. A resumed run has those it began with.
         options: how it was built, recorded with the weights.
         resume: go on from the run's last checkpoint when there is one; otherwise start again.
 
@@ -123,6 +124,7 @@ def train(
         optimizer=optimizer,
         scaler=precision.scaler,
         replaced=train_batches.replaced,
+        pretrained=pretrained,
         identity=_identity(recipe, data, preprocessing) | options.to_dict(),
     )
     _begin(state, run, resume=resume)
@@ -177,14 +179,13 @@ def train(
     save_weights(
         weights,
         model.eval(),
-        card_of(model_name, options, data, preprocessing, pretrained, best),
-        training=origin_of(data, pretrained, best),
+        card_of(model_name, options, data, preprocessing, state.pretrained, best),
+        training=origin_of(data, state.pretrained, best),
     )
     record = training_record(
         state,
         best,
         recipe,
-        pretrained=pretrained,
         precision=precision.name,
         images=images_per_epoch,
     )
@@ -198,10 +199,13 @@ def _begin(state: TrainingState, run: RunDirectory, *, resume: bool) -> None:
     if checkpoint is None:
         clear_checkpoints(run.checkpoints)
     else:
+        loaded = state.pretrained
         state.restore(checkpoint)
         state.progress.resumed += 1
         done = state.progress
         console.print(f"  going on after epoch {done.epoch}, batch {done.epoch_batch} of the next")
+        if state.pretrained.message != loaded.message:
+            console.print(f"  this training began otherwise: {escape(state.pretrained.message)}")
     rows = [row for row in run.read_metrics() if row["epoch"] <= state.progress.epoch]
     write_text(run.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -49,7 +49,6 @@ def training_record(
     best: Best,
     recipe: Recipe,
     *,
-    pretrained: PretrainedReport,
     precision: str,
     images: int,
 ) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def training_record(
     Args:
         images: training images of one epoch.
     """
-    done = state.progress
+    done, pretrained = state.progress, state.pretrained
     return {
         "recipe": recipe.model_dump(mode="json"),
         "pretrained": {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from pocketvit.backbones.pretrained import PretrainedReport
 from pocketvit.core.errors import CheckpointError
 from pocketvit.data import Problem
 from pocketvit.training.checkpoints import Checkpoint, save_checkpoint
@@ -121,6 +122,8 @@ class TrainingState:
         ema: None when the recipe has none.
         replaced: training images that could not be read, so that others took their place; the loader adds
             to it.
+        pretrained: where the first weights came from. A restored state has that of its beginning: what could
+            be fetched when it was taken up again says nothing about its weights.
         identity: what a checkpoint must agree on to be continued, such as recipe and data fingerprint.
     """
 
@@ -133,6 +136,7 @@ class TrainingState:
         optimizer: Optimizer,
         scaler: GradScaler,
         replaced: list[Problem],
+        pretrained: PretrainedReport,
         identity: Mapping[str, Any],
     ) -> None:
         self.model = model
@@ -141,6 +145,7 @@ class TrainingState:
         self.optimizer = optimizer
         self.scaler = scaler
         self.replaced = replaced
+        self.pretrained = pretrained
         self.identity = dict(identity)
         self.progress = Progress()
         self.best: Best | None = None
@@ -187,6 +192,7 @@ class TrainingState:
             "best": best,
             "scaler": self.scaler.state_dict(),
             "replaced": [asdict(problem) for problem in self.replaced],
+            "pretrained": asdict(self.pretrained),
         }
         return Checkpoint(self.progress.step, self.model_name, tensors, facts)
 
@@ -207,6 +213,7 @@ class TrainingState:
         self._restore_optimizer(_under("optimizer", tensors))
         self.scaler.load_state_dict(facts["scaler"])
         self.replaced[:] = [Problem(**problem) for problem in facts["replaced"]]
+        self.pretrained = PretrainedReport(**facts["pretrained"])
         self.progress = Progress(**facts["progress"])
         self.best = None if facts["best"] is None else Best(**facts["best"], tensors=_under("best", tensors))
 
