@@ -104,7 +104,7 @@ def test_models(cli):
     assert sum(line.startswith("swiftformer_") for line in out.splitlines()) == 4
     code, _, err = cli("models", "nothing*")
     assert code == 2
-    assert "There is no model matching" in err
+    assert "There is no model matching 'nothing*'." in err
 
 
 def test_models_rewrites(cli):

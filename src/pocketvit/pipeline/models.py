@@ -9,7 +9,8 @@ from torch import nn
 
 from pocketvit.backbones import create_model, get_entry, list_models
 from pocketvit.backbones.complexity import measure_complexity
-from pocketvit.core.names import unknown_name
+from pocketvit.core.errors import UnknownNameError
+from pocketvit.core.names import nearest
 from pocketvit.deployment import rewrite_for_inference
 from pocketvit.deployment.dataflow import trace_flow
 
@@ -29,7 +30,11 @@ def describe_models(pattern: str, *, resolution: int | None, num_classes: int) -
     """
     names = list_models(pattern)
     if not names and any(sign in pattern for sign in "*?["):
-        raise unknown_name("model matching", pattern, list_models(), see="`pocketvit models` lists all.")
+        close = nearest(pattern, list_models())
+        raise UnknownNameError(
+            f"There is no model matching '{pattern}'.",
+            fix=f"Did you mean {' or '.join(close)}?" if close else "`pocketvit models` lists all.",
+        )
     return [_describe(name, resolution, num_classes) for name in names or [get_entry(pattern).name]]
 
 
