@@ -7,14 +7,15 @@ CIFAR10 is a folder of parquet files. Networks are trained on 12,500 of its imag
 recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and are scored on 2,500 test images.
 A cell is one network, method, width, scope and draw of 32 calibration images; it is written to
 benchmarks/results/quantization.json as soon as it is measured and not measured again, so the table grows over
-several calls. A cell that was not run is not there. Methods are scored in simulation, `pocket` also as the
-files it writes, beside the stock tools in the runtimes they are made for (torchao in simulation);
-`benchmarks/integer_speed.py` times the files.
+several calls. A cell that was not run is not there, and all cells of a name are of one trained network.
+Methods are scored in simulation, `pocket` also as the files it writes, beside the stock tools in the runtimes
+they are made for (torchao in simulation); `benchmarks/integer_speed.py` times the files.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import tempfile
@@ -103,12 +104,14 @@ def main() -> None:
     found: Row = json.loads(args.out.read_text()) if args.out.is_file() else {"networks": {}, "cells": []}
     until = time.monotonic() + 60 * args.minutes
     for name in args.models:
-        missing = [cell for cell in cells(name, args) if not has(found["cells"], cell)]
-        if not missing or time.monotonic() > until:
+        wanted = list(cells(name, args))
+        if all(has(found["cells"], cell) for cell in wanted) or time.monotonic() > until:
             continue
         network = load(name, args)
-        found["networks"][name] = describe(network)
-        for cell in missing:
+        begin_network(found, network, replace=args.replace)
+        for cell in wanted:
+            if has(found["cells"], cell):
+                continue
             if time.monotonic() > until:
                 break
             row = measure(network, cell)
@@ -152,10 +155,32 @@ def load(name: str, args: argparse.Namespace) -> Trained:
     return Trained(name, model, card, graph, data, images, torch.tensor(data.val.labels), logits)
 
 
+def begin_network(found: Row, network: Trained, *, replace: bool) -> None:
+    """Let a network be the one that cells of its name speak of: all of them, or none.
+
+    Training is repeatable on one machine only, so a network trained elsewhere is another one.
+
+    Raises:
+        SystemExit: cells were measured on another network of this name, and are not to be replaced.
+    """
+    now, before = describe(network), found["networks"].get(network.name)
+    if before and before.get("weights") != now["weights"]:
+        cells = [cell for cell in found["cells"] if cell["model"] == network.name]
+        if cells and not replace:
+            raise SystemExit(
+                f"{len(cells)} cells of {network.name} were measured on a network of "
+                f"{before['top1']['value']:.2%}, and this one, of {now['top1']['value']:.2%}, is another. "
+                "Give --runs the folder that holds the first, or --replace to drop its cells."
+            )
+        found["cells"] = [cell for cell in found["cells"] if cell["model"] != network.name]
+    found["networks"][network.name] = now
+
+
 def describe(network: Trained) -> Row:
     """The float network: what every cell is compared with."""
     right = int((network.logits.argmax(1) == network.labels).sum())
     return {
+        "weights": digest(network.model),
         "top1": interval(right, len(network.labels)),
         "n": len(network.labels),
         "n_train": len(network.data.train),
@@ -164,6 +189,14 @@ def describe(network: Trained) -> Row:
         "training": TRAINING,
         "quantized_operators": len(network.graph.operators),
     }
+
+
+def digest(model: nn.Module) -> str:
+    """What tells the weights of one network from those of another."""
+    found = hashlib.sha256()
+    for name, values in sorted(model.state_dict().items()):
+        found.update(name.encode() + values.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def measure(network: Trained, cell: Row) -> Row:
@@ -272,6 +305,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", nargs="+", default=["W8A8", "W6A6"])
     parser.add_argument("--scopes", nargs="+", default=["partial", "full"], choices=["partial", "full"])
     parser.add_argument("--draws", type=int, default=1, help="at least so many of calibration images")
+    parser.add_argument("--replace", action="store_true", help="drop cells of a network trained elsewhere")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no cell after that")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)

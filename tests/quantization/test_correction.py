@@ -74,17 +74,28 @@ def test_rounding_in_turn_beats_rounding_to_nearest_and_is_near_the_best_there_i
     second = (x.T @ x / len(x))[None]
     weight = torch.randn(1, 1, 5, generator=random).double()
     grid = UniformQuantizer(scale=torch.tensor([0.5]), qmin=-8, qmax=7, axis=0)
-    scale = grid.scale.double().reshape(1, 1)
 
     def loss(w):
         return float(torch.einsum("gok,gkl,gol->", w - weight, second, w - weight))
 
-    found = loss(correction._round_in_turn(weight, second, scale, grid))
-    nearest = loss(correction._round(weight, scale[..., None], grid))
+    found = loss(correction._round_in_turn(weight, second, grid, [None] * 5))
+    nearest = loss(grid(weight[0])[None])
     floors = (weight / 0.5).floor()
     offsets = torch.cartesian_prod(*[torch.tensor([-1.0, 0, 1, 2])] * 5).double()
     best = min(loss((floors + o) * 0.5) for o in offsets)
     assert best - 1e-9 <= found <= nearest
+
+
+def test_rounding_in_blocks_is_rounding_column_by_column(monkeypatch):
+    random = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 300, 20, generator=random, dtype=torch.float64)
+    second = x.mT @ x / 300
+    weight = torch.randn(2, 3, 20, generator=random, dtype=torch.float64)
+    grid = UniformQuantizer(scale=torch.full((6,), 0.3), qmin=-8, qmax=7, axis=0)
+    whole = correction._round_in_turn(weight, second, grid, [None] * 20)
+    for block in (1, 7, 20):
+        monkeypatch.setattr(correction, "_BLOCK", block)
+        assert torch.equal(correction._round_in_turn(weight, second, grid, [None] * 20), whole)
 
 
 def test_ridge_is_least_squares():

@@ -9,6 +9,8 @@ from pocketvit.quantization.gated import GatedSiLU
 from pocketvit.quantization.kernels import fit_to_runtime, writes_integers
 from pocketvit.quantization.operators import Convolution, MatMul, Reduction
 
+IMAGE = torch.zeros(1, 3, 16, 16)
+
 
 class Residual(nn.Module):
     """A residual branch, a convolution that two read, a mean over all pixels."""
@@ -43,13 +45,13 @@ def kinds(operators):
 
 def test_without_a_runtime_nothing_is_changed(tiny) -> None:
     operators = list(tiny.operators.values())
-    assert fit_to_runtime(tiny, operators, None) == operators
+    assert fit_to_runtime(tiny, operators, None, IMAGE) == operators
     assert not any(writes_integers(operator, None) for operator in operators)
     assert not any(operator.float_reason for operator in operators)
 
 
 def test_openvino_reads_the_image_in_float_and_multiplies_activations_in_float(tiny) -> None:
-    chosen = fit_to_runtime(tiny, list(tiny.operators.values()), "openvino")
+    chosen = fit_to_runtime(tiny, list(tiny.operators.values()), "openvino", IMAGE)
     left = [operator for operator in tiny.operators.values() if operator not in chosen]
     assert [operator.name for operator in left if isinstance(operator, Convolution)] == ["stem"]
     assert kinds(left).count(MatMul) == 2
@@ -72,7 +74,7 @@ def test_onnx_runtime_means_over_pixels_in_integers_and_over_tokens_in_float(res
     assert not mean.keeps_dimensions
     (tokens,) = (o for o in tiny.operators.values() if isinstance(o, Reduction))
     assert not tokens.is_global_mean
-    fit_to_runtime(tiny, list(tiny.operators.values()), "onnxruntime")
+    fit_to_runtime(tiny, list(tiny.operators.values()), "onnxruntime", IMAGE)
     assert "no integer kernel" in tokens.float_reason
     assert {o.kind for o in tiny.operators.values() if o.float_reason} == {"reduction", "matmul"}
 
@@ -103,5 +105,5 @@ def test_what_a_convolution_wrote_in_8_bits_is_not_rounded_to_other_8_bits(resid
 def test_openvino_gets_no_depthwise_convolution_with_several_outputs_a_channel(groups, outputs, left) -> None:
     layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, outputs, 3, padding=1, groups=groups))
     network = capture(layers, size=8)
-    fit_to_runtime(network, list(network.operators.values()), "openvino")
+    fit_to_runtime(network, list(network.operators.values()), "openvino", torch.zeros(1, 3, 8, 8))
     assert bool(network.operator("1").float_reason) == left

@@ -101,8 +101,13 @@ class MapSeparableAttention(nn.Module):
         scores = F.softmax(self.query @ tokens + outside, dim=-1)
         means = scores @ tokens.transpose(1, 2)  # (B, p², C)
         context = self.key @ means.transpose(1, 2) + self.key_bias  # (B, C, p²)
-        context = (context @ member).unflatten(2, x.shape[2:])
-        return self.out_proj(F.relu(self.value(x)) * context)
+        return self.out_proj(F.relu(self.value(x)) * self._spread(context, (x.shape[2], x.shape[3])))
+
+    def _spread(self, context: Tensor, size: tuple[int, int]) -> Tensor:
+        """The numbers of each set `(B, C, p²)` at all pixels of the set, `(B, C, H, W)`: tiles of p × p."""
+        p, (H, W) = self.patch, size
+        tiles = context.unflatten(2, (p, p)).repeat(1, 1, -(-H // p), -(-W // p))
+        return tiles if H % p == W % p == 0 else tiles[..., :H, :W]
 
     def _membership(self, x: Tensor) -> Tensor:
         """1 where pixel n belongs to set p, else 0; a constant of the exported graph."""

@@ -89,7 +89,7 @@ def _row(name: str, kind: str, integer: bool | None, chosen: str, runtime: str) 
         precision, reason = "int8", ""
     elif integer is None:
         precision, reason = "merged", "removed, or part of another operator"
-    elif kind != plain:
+    elif chosen or kind != plain:
         precision, reason = "float32", chosen or "left in float by the scope or by --keep-float"
     elif runtime == "onnxruntime":
         reason = _NOT_IN_ONNXRUNTIME.get(kind, f"ONNX Runtime has no integer kernel for a {kind} here")

@@ -4,15 +4,20 @@ ONNX Runtime: a convolution reads and writes integers, so what it returns is rou
 it and a mean over all pixels have integer kernels, which are far faster than the way to float and back.
 
 OpenVINO: a convolution may return float, and takes the SiLU, the sum and the rounding behind it into its own
-kernel; another rounding before these would keep them apart. Rounding the image takes longer than what the
-first convolution gains by it: that stays in float.
+kernel; another rounding before these would keep them apart. Sums and products of two tensors compute in float
+whatever they read. Rounding the image takes longer than what the first convolution gains by it: that stays in
+float.
 
-In both, products of two activations stay in float: whole attention in float is one fused kernel.
+In both, products of two activations stay in float: whole attention in float is one fused kernel. Where little
+is multiplied, rounding what is read takes longer than the product: there only the weights are integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 from pocketvit.quantization.gated import GatedSiLU
 from pocketvit.quantization.network import QuantizedNetwork
@@ -20,59 +25,125 @@ from pocketvit.quantization.operators import (
     Activation,
     Addition,
     Convolution,
+    Linear,
     MatMul,
+    Multiplication,
     Operator,
     Reduction,
 )
+from pocketvit.quantization.quantizers import UniformQuantizer
 from pocketvit.quantization.spec import Runtime
 
 __all__ = ["fit_to_runtime", "leave_out_roundings", "writes_integers"]
 
 _IMAGE = "reads the image: rounding that takes OpenVINO longer than this convolution saves"
-_MULTIPLIED = "OpenVINO 2026.4 mixes up the scales of a depthwise convolution with several outputs a channel"
+_MULTIPLIED = {
+    "openvino": "OpenVINO 2026.4 mixes up the scales of a depthwise convolution with several outputs a "
+    "channel",
+    "onnxruntime": "ONNX Runtime has no integer kernel of its own for a depthwise convolution with several "
+    "outputs a channel: the general one is slower than float",
+}
 _PRODUCT = (
     "attention in float is the faster kernel: rounding both factors of a product costs more than it saves"
 )
 _REDUCTION = "no integer kernel: rounding what it reads would cost accuracy and time"
+_ELEMENTWISE = "OpenVINO computes {}s in float, and nothing else rounds what this one reads"
+_LITTLE = "weights in 8 bits, products in float: rounding what it reads takes longer than so small a product"
+_SELDOM = "rounding what it reads takes longer than what it saves: each number is multiplied a few times only"
+
+_FEW_ROWS, _FEW_WEIGHTS = 16, 2**16
+"""Less than so many vectors times less than so many weights, which are near the processor even in float."""
+
+_FEW_OUTPUTS = 4
+"""With less, every number that is rounded is multiplied less often than that."""
 
 
 def fit_to_runtime(
-    network: QuantizedNetwork, operators: Sequence[Operator], runtime: Runtime | None
+    network: QuantizedNetwork, operators: Sequence[Operator], runtime: Runtime | None, image: Tensor
 ) -> list[Operator]:
     """Those of `operators` that are to be quantized for `runtime`, some of them replaced in `network`.
 
-    The others get their reason as `float_reason`.
+    The others get their reason as `float_reason`. Those of which only the weights are to be quantized have
+    such a reason too.
+
+    Args:
+        image: one, (1, C, S, S), to see how much each operator multiplies.
     """
     network.runtime = runtime
     if runtime is None:
         return list(operators)
-    if runtime == "onnxruntime":
-        operators = _gated(network, operators)
     for operator in operators:
         operator.float_reason = _why_float(network, operator, runtime)
-    return [operator for operator in operators if not operator.float_reason]
+    chosen = [operator for operator in operators if not operator.float_reason]
+    for operator in _little_work(network, chosen, image):
+        operator.float_reason, operator.weights_only = _LITTLE, True
+    return _gated(network, chosen) if runtime == "onnxruntime" else chosen
 
 
 def writes_integers(operator: Operator, runtime: Runtime | None) -> bool:
     """Whether the kernel of `runtime` returns integers, whoever reads them."""
-    if runtime != "onnxruntime":
+    if runtime != "onnxruntime" or operator.weights_only:
         return False
     return isinstance(operator, Convolution) or (isinstance(operator, Reduction) and operator.is_global_mean)
 
 
 def leave_out_roundings(network: QuantizedNetwork, operators: Sequence[Operator]) -> None:
-    """Take away quantizers that the kernels of the network's runtime skip.
+    """Take away quantizers that the kernels of the network's runtime skip, or gain nothing from.
 
-    OpenVINO adds a residual branch inside the convolution that ends it, before anything is rounded.
+    OpenVINO adds a residual branch inside the convolution that ends it, before anything is rounded. Another
+    sum or product in float reads integers where these are there anyway, because all else that reads the
+    tensor rounds it so.
     """
+    for operator in operators:
+        if operator.weights_only:
+            for index in range(operator.arity):
+                operator.set_input(index, None)
     if network.runtime != "openvino":
         return
-    for operator in operators:
-        for index in range(operator.arity if isinstance(operator, Addition) else 0):
-            producer = network.producer((operator.name, index))
-            if isinstance(producer, Convolution) and network.only_reader(producer) is operator:
+    elementwise = [operator for operator in operators if isinstance(operator, Addition | Multiplication)]
+    for operator in elementwise:
+        for index in range(operator.arity):
+            if not _is_rounded_anyway(network, operator, index):
                 operator.set_input(index, None)
-                break  # only one of two convolutions can take the other's result
+        if not operator.has_quantizers:
+            operator.float_reason = _ELEMENTWISE.format(
+                "sum" if isinstance(operator, Addition) else "product"
+            )
+
+
+def _is_rounded_anyway(network: QuantizedNetwork, operator: Operator, index: int) -> bool:
+    """Whether all that reads a tensor besides sums and products rounds it to the grid they have for it."""
+    grid = operator.input_quantizers[index]
+    readers = [(network.operator(name), i) for name, i in network.readers_of((operator.name, index))]
+    grids = [o.input_quantizers[i] for o, i in readers if not isinstance(o, Addition | Multiplication)]
+    return (
+        isinstance(grid, UniformQuantizer)
+        and bool(grids)
+        and all(isinstance(other, UniformQuantizer) and other.same_grid(grid) for other in grids)
+    )
+
+
+def _little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> list[Operator]:
+    """Operators with weights that multiply too little for integers to pay; never what returns the scores."""
+    weighted = [operator for operator in operators if isinstance(operator, Convolution | Linear)]
+    results: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, inputs: object, result: Tensor) -> None:
+        results[module] = result
+
+    hooks = [operator.register_forward_hook(keep) for operator in weighted]
+    with torch.no_grad():
+        scores = network(image)
+    for hook in hooks:
+        hook.remove()
+    found: list[Operator] = []
+    for operator in weighted:
+        assert operator.weight is not None
+        result = results[operator]
+        rows = result.numel() // len(operator.weight)
+        if rows < _FEW_ROWS and operator.weight.numel() < _FEW_WEIGHTS and result is not scores:
+            found.append(operator)
+    return found
 
 
 def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) -> str:
@@ -80,20 +151,28 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
         return "" if writes_integers(operator, runtime) else _REDUCTION
     if isinstance(operator, MatMul):
         return _PRODUCT
-    if runtime == "openvino" and isinstance(operator, Convolution):
-        if network.reads_image(operator):
-            return _IMAGE
+    if isinstance(operator, Linear) and _outputs(operator) < _FEW_OUTPUTS:
+        return _SELDOM
+    if isinstance(operator, Convolution):
         assert operator.weight is not None
+        if runtime == "openvino" and network.reads_image(operator):
+            return _IMAGE
         if operator.is_depthwise and operator.groups < len(operator.weight):
-            return _MULTIPLIED
+            return _MULTIPLIED[runtime]
     return ""
+
+
+def _outputs(operator: Linear) -> int:
+    assert operator.weight is not None
+    return len(operator.weight)
 
 
 def _gated(network: QuantizedNetwork, operators: Sequence[Operator]) -> list[Operator]:
     """Put `GatedSiLU` in the place of every SiLU that alone reads what a quantized convolution returns."""
     made: dict[Operator, Operator] = {}
     for operator in operators:
-        reader = network.only_reader(operator) if isinstance(operator, Convolution) else None
+        in_integers = isinstance(operator, Convolution) and not operator.weights_only
+        reader = network.only_reader(operator) if in_integers else None
         if isinstance(reader, Activation) and reader.function == "silu":
             made[reader] = GatedSiLU(reader)
             network.replace(reader, made[reader])

@@ -26,6 +26,7 @@ from pocketvit.quantization.operators import (
     Convolution,
     Linear,
     Multiplication,
+    Norm,
     Operator,
     Reduction,
     Softmax,
@@ -55,9 +56,10 @@ def lower(network: QuantizedNetwork) -> nn.Module:
         if node.op == "call_module":
             operator = cast(Operator, graph_module.get_submodule(str(node.target)))
             made = _lowered(operator, network.runtime)
-            readers = [modules.get(str(reader.target)) for reader in node.users]
-            if network.runtime == "openvino" and not all(isinstance(r, _SHAPE_KEEPING) for r in readers):
-                made = _Bounded(made)
+            if network.runtime == "openvino" and operator.weight_quantizer is not None:
+                readers = [modules.get(str(reader.target)) for reader in node.users]
+                if not all(isinstance(reader, _SHAPE_KEEPING) for reader in readers):
+                    made = _Bounded(made)
             graph_module.set_submodule(str(node.target), made)
     assert isinstance(graph_module, fx.GraphModule)
     return graph_module.eval()
@@ -129,12 +131,14 @@ def _uniform(quantizer: Quantizer, where: str) -> UniformQuantizer:
 
 
 def _lowered(operator: Operator, runtime: Runtime | None) -> nn.Module:
+    if runtime == "openvino" and isinstance(operator, Norm) and operator.groups == 1:
+        return _MapNorm(operator)
     if not operator.quantized or not operator.has_quantizers:
         return operator
     if isinstance(operator, Convolution):
         return _IntegerConvolution(operator)
     if isinstance(operator, Linear):
-        return _IntegerLinear(operator)
+        return _StoredLinear(operator) if operator.weights_only else _IntegerLinear(operator)
     if isinstance(operator, GatedSiLU):
         return _IntegerSiLU(operator)
     if writes_integers(operator, runtime):
@@ -196,6 +200,18 @@ class _IntegerLinear(_Integer):
         return functional.linear(inputs[0], self.weight(), bias)
 
 
+class _StoredLinear(_Integer):
+    """A product in float with weights that are stored as integers."""
+
+    def __init__(self, operator: Linear) -> None:
+        super().__init__(operator)
+        self.weight, _ = _parameters(operator, dims=2)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.operator.compute(inputs, self.weight())
+
+
 class _Bounded(nn.Module):
     """An operator with bounds behind it that no float reaches.
 
@@ -235,6 +251,35 @@ class _IntegerMean(_Integer):
         shape = (*x.shape[:2], 1, 1)
         mean = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=torch.float32, shape=shape)
         return mean if cast(Reduction, self.operator).keeps_dimensions else mean.flatten(1)
+
+
+class _MapNorm(_Integer):
+    """Group normalisation of one group, as the layer normalisation of a map that it is.
+
+    The usual way, an instance normalisation of one channel of all numbers, has OpenVINO bring the map into
+    another layout and back, which takes several times as long as the norm.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, operator: Norm) -> None:
+        super().__init__(operator)
+        assert operator.weight is not None
+        assert operator.bias is not None
+        self.register_buffer("scale", operator.weight.detach().reshape(-1, 1, 1).clone())
+        self.register_buffer("shift", operator.bias.detach().reshape(-1, 1, 1).clone())
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        (x,) = inputs
+        return torch.onnx.ops.symbolic(
+            "LayerNormalization",
+            (x, self.scale, self.shift),
+            {"axis": 1, "epsilon": cast(Norm, self.operator).eps},
+            dtype=torch.float32,
+            shape=x.shape,
+        )
 
 
 class _RoundedInFloat(_Integer):

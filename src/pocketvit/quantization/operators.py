@@ -40,6 +40,7 @@ class Operator(nn.Module, ABC):
         output: quantizer of the result; only where an integer kernel has to return integers.
         quantized: whether the quantizers are used; off, the operator computes in float.
         float_reason: why the runtime is to compute it in float although its scope is quantized, or nothing.
+        weights_only: whether only its weights are to be quantized.
     """
 
     kind: ClassVar[str]
@@ -68,6 +69,7 @@ class Operator(nn.Module, ABC):
         self.output: Quantizer | None = None
         self.quantized = True
         self.float_reason = ""
+        self.weights_only = False
 
     @abstractmethod
     def compute(self, inputs: Sequence[Tensor], weight: Tensor | None) -> Tensor:

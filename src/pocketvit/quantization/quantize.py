@@ -46,8 +46,10 @@ def quantize(
         if isinstance(model, QuantizedNetwork)
         else capture(model, size=height, in_chans=calibration.images.shape[1])
     )
-    operators = fit_to_runtime(network, operators_to_quantize(network, spec), spec.runtime)
     check_finite(network, calibration)
+    operators = fit_to_runtime(
+        network, operators_to_quantize(network, spec), spec.runtime, calibration.images[:1]
+    )
     method.calibrate(network, operators, calibration, spec)
     if spec.runtime is not None:
         avoid_overflow(operators)

@@ -30,6 +30,7 @@ from pocketvit.core.console import progress_bar
 from pocketvit.quantization.calibration import Calibration, float_logits
 from pocketvit.quantization.correction import correct_weights, least_error_weights
 from pocketvit.quantization.equalization import equalize, equalize_like
+from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.methods.method import Method
 from pocketvit.quantization.methods.observed import observe
 from pocketvit.quantization.network import QuantizedNetwork
@@ -63,7 +64,7 @@ def calibrate(
             if step.operator in chosen:
                 _inputs(network, step, spec, shared)
                 _weights(step, spec)
-                if spec.runtime == "onnxruntime":
+                if writes_integers(step.operator, spec.runtime):
                     _output(network, step)
 
 
@@ -95,6 +96,8 @@ def _inputs(
     spec: QuantizationSpec,
     shared: dict[Hashable, UniformQuantizer],
 ) -> None:
+    if step.operator.weights_only:
+        return
     name, bits = step.operator.name, spec.activation_bits(step.operator.name)
     for index, x in enumerate(step.inputs):
         # Parts of one tensor have one source, but each part a range of its own.

@@ -1,0 +1,46 @@
+"""Cells of the accuracy table are of one network, however many calls filled it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+
+def trained(seed: int) -> SimpleNamespace:
+    torch.manual_seed(seed)
+    labels = torch.arange(8) % 2
+    return SimpleNamespace(
+        name="small",
+        model=nn.Linear(3, 2),
+        logits=torch.eye(2)[labels],
+        labels=labels,
+        data=SimpleNamespace(train=range(5), val=SimpleNamespace(split_rule="halves"), split_rule="halves"),
+        graph=SimpleNamespace(operators={}),
+    )
+
+
+def test_cells_of_another_network_are_never_mixed_in() -> None:
+    script = import_module("quantization")
+    found = {"networks": {}, "cells": []}
+    script.begin_network(found, trained(0), replace=False)
+    found["cells"] = [{"model": "small", "method": "pocket"}, {"model": "other", "method": "pocket"}]
+    script.begin_network(found, trained(0), replace=False)
+    assert len(found["cells"]) == 2, "the same weights again"
+    before = found["networks"]["small"]
+    with pytest.raises(SystemExit, match=r"1 cells of small were measured on a network of 100\.00%"):
+        script.begin_network(found, trained(1), replace=False)
+    assert found["networks"]["small"] is before
+    script.begin_network(found, trained(1), replace=True)
+    assert [cell["model"] for cell in found["cells"]] == ["other"]
+    assert found["networks"]["small"]["weights"] != before["weights"]
+
+
+def test_cells_without_a_fingerprint_belong_to_a_network_that_is_lost() -> None:
+    script = import_module("quantization")
+    found = {"networks": {"small": {"top1": {"value": 0.5}}}, "cells": [{"model": "small"}]}
+    with pytest.raises(SystemExit, match="--replace"):
+        script.begin_network(found, trained(0), replace=False)
