@@ -90,6 +90,21 @@ def test_evaluate_refuses_classes_the_model_does_not_know(cli, finished_run, pho
     assert "does not know these classes: blue" in err
 
 
+def test_evaluate_takes_the_advice_it_gives_about_damaged_images(cli, finished_run, photos):
+    for digit, colour in enumerate(("blue", "green", "red")):
+        (photos / colour).rename(photos / str(digit))
+    for name in ("00.png", "01.png"):
+        (photos / "0" / name).write_bytes(b"text")
+    asked = ("evaluate", finished_run.onnx, "--data", photos, "--split", "all", "--json")
+    code, _, err = cli(*asked)
+    assert code == 4
+    assert "(5.6%; 5% is allowed)" in err
+    assert "--max-damaged 0.06" in err
+    code, out, _ = cli(*asked, "--max-damaged", 0.06)
+    assert code == 0
+    assert json.loads(out)["n"] == 34
+
+
 def test_evaluate_table(cli, finished_run):
     assert "95% interval" in cli("evaluate", finished_run.path)[1]
 

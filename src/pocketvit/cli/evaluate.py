@@ -36,6 +36,7 @@ def run(
     val_fraction: o.ValFraction = 0.2,
     seed: o.Seed = 0,
     limit: o.Limit = None,
+    max_damaged: o.MaxDamaged = 0.05,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at a time.")] = 64,
     as_json: o.AsJson = False,
 ) -> None:
@@ -48,7 +49,14 @@ def run(
     from pocketvit.reporting.tables import evaluation_table
 
     result = evaluate_on(
-        model, data, split=split, val_fraction=val_fraction, seed=seed, limit=limit, batch_size=batch_size
+        model,
+        data,
+        split=split,
+        val_fraction=val_fraction,
+        seed=seed,
+        limit=limit,
+        max_damaged=max_damaged,
+        batch_size=batch_size,
     )
     if as_json:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))

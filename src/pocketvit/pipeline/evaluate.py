@@ -26,6 +26,7 @@ def evaluate_on(
     val_fraction: float,
     seed: int,
     limit: int | None,
+    max_damaged: float,
     batch_size: int,
 ) -> dict[str, Any]:
     """Score a classifier.
@@ -34,6 +35,7 @@ def evaluate_on(
         model: a run directory or an exported file.
         data: labelled images; by default what the run was trained on, split as it was then.
         split: which part of them.
+        val_fraction, seed, limit, max_damaged: as `open_images` takes them, for `data` that is given.
 
     Returns:
         The content of `evaluation.json`.
@@ -43,7 +45,10 @@ def evaluate_on(
         DataError: the data has classes the model does not know.
     """
     classifier = load_classifier(model, prefer_exported=False)
-    images = _open(classifier, data, val_fraction=val_fraction, seed=seed, limit=limit)
+    if data is None:
+        images = _training_data(classifier)
+    else:
+        images = open_images(data, val_fraction=val_fraction, seed=seed, limit=limit, max_damaged=max_damaged)
     part = with_classes_of(_part(images, split), images.classes, classifier.card.classes)
     prepare = eval_transform(classifier.card.preprocessing)
     loader = make_loader(part, prepare, batch_size=batch_size, cache_bytes=0)
@@ -51,11 +56,8 @@ def evaluate_on(
     return evaluate(classifier.predict, loader, task, split=part, name=split).to_dict()
 
 
-def _open(
-    classifier: Classifier, data: str | None, *, val_fraction: float, seed: int, limit: int | None
-) -> ImageData:
-    if data is not None:
-        return open_images(data, val_fraction=val_fraction, seed=seed, limit=limit)
+def _training_data(classifier: Classifier) -> ImageData:
+    """What the run was trained on, split as it was then."""
     if classifier.run is None:
         raise ConfigError("On which images?", fix="Give --data, or a run directory instead of a file.")
     saved = classifier.run.read("run.json")["config"]
