@@ -75,8 +75,8 @@ def fit_to_runtime(
     for operator in operators:
         operator.float_reason = _why_float(network, operator, runtime)
     chosen = [operator for operator in operators if not operator.float_reason]
-    for operator in _little_work(network, chosen, image):
-        operator.float_reason, operator.weights_only = _LITTLE, True
+    _leave_little_work(network, chosen, image)
+    chosen = [operator for operator in chosen if operator.weights_only or not operator.float_reason]
     return _gated(network, chosen) if runtime == "onnxruntime" else chosen
 
 
@@ -123,8 +123,8 @@ def _is_rounded_anyway(network: QuantizedNetwork, operator: Operator, index: int
     )
 
 
-def _little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> list[Operator]:
-    """Operators with weights that multiply too little for integers to pay; never what returns the scores."""
+def _leave_little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> None:
+    """Mark operators that multiply too little for integers to pay; never what returns the scores."""
     weighted = [operator for operator in operators if isinstance(operator, Convolution | Linear)]
     results: dict[nn.Module, Tensor] = {}
 
@@ -136,14 +136,15 @@ def _little_work(network: QuantizedNetwork, operators: Sequence[Operator], image
         scores = network(image)
     for hook in hooks:
         hook.remove()
-    found: list[Operator] = []
     for operator in weighted:
-        assert operator.weight is not None
-        result = results[operator]
-        rows = result.numel() // len(operator.weight)
-        if rows < _FEW_ROWS and operator.weight.numel() < _FEW_WEIGHTS and result is not scores:
-            found.append(operator)
-    return found
+        result, weight = results[operator], operator.weight
+        assert weight is not None
+        if result is scores:
+            continue
+        if result.numel() // len(weight) < _FEW_ROWS and weight.numel() < _FEW_WEIGHTS:
+            operator.float_reason, operator.weights_only = _LITTLE, True
+        elif isinstance(operator, Linear) and len(weight) < _FEW_OUTPUTS:
+            operator.float_reason = _SELDOM
 
 
 def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) -> str:
@@ -151,8 +152,6 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
         return "" if writes_integers(operator, runtime) else _REDUCTION
     if isinstance(operator, MatMul):
         return _PRODUCT
-    if isinstance(operator, Linear) and _outputs(operator) < _FEW_OUTPUTS:
-        return _SELDOM
     if isinstance(operator, Convolution):
         assert operator.weight is not None
         if runtime == "openvino" and network.reads_image(operator):
@@ -160,11 +159,6 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
         if operator.is_depthwise and operator.groups < len(operator.weight):
             return _MULTIPLIED[runtime]
     return ""
-
-
-def _outputs(operator: Linear) -> int:
-    assert operator.weight is not None
-    return len(operator.weight)
 
 
 def _gated(network: QuantizedNetwork, operators: Sequence[Operator]) -> list[Operator]:
