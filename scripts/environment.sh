@@ -21,7 +21,7 @@ prepare() {
   wanted="$(cat pyproject.toml constraints.txt | cksum)"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
   python="$(find_python)"
-  echo "Setting up .venv (PyTorch and friends: about 5 GB and two minutes, once)…" >&2
+  echo "Setting up .venv (PyTorch and friends: about 6 GB and a few minutes, once)…" >&2
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extra"
   echo "$wanted" > "$stamp"
