@@ -23,18 +23,15 @@ from pocketvit.quantization.gated import GatedSiLU
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import (
     Activation,
-    Addition,
     Convolution,
     Linear,
     MatMul,
-    Multiplication,
     Operator,
     Reduction,
 )
-from pocketvit.quantization.quantizers import UniformQuantizer
 from pocketvit.quantization.spec import Runtime
 
-__all__ = ["fit_to_runtime", "leave_out_roundings", "writes_integers"]
+__all__ = ["fit_to_runtime", "writes_integers"]
 
 _IMAGE = "reads the image: rounding that takes OpenVINO longer than this convolution saves"
 _MULTIPLIED = {
@@ -47,7 +44,6 @@ _PRODUCT = (
     "attention in float is the faster kernel: rounding both factors of a product costs more than it saves"
 )
 _REDUCTION = "no integer kernel: rounding what it reads would cost accuracy and time"
-_ELEMENTWISE = "OpenVINO computes {}s in float, and nothing else rounds what this one reads"
 _LITTLE = "weights in 8 bits, products in float: rounding what it reads takes longer than so small a product"
 _SELDOM = "rounding what it reads takes longer than what it saves: each number is multiplied a few times only"
 
@@ -85,42 +81,6 @@ def writes_integers(operator: Operator, runtime: Runtime | None) -> bool:
     if runtime != "onnxruntime" or operator.weights_only:
         return False
     return isinstance(operator, Convolution) or (isinstance(operator, Reduction) and operator.is_global_mean)
-
-
-def leave_out_roundings(network: QuantizedNetwork, operators: Sequence[Operator]) -> None:
-    """Take away quantizers that the kernels of the network's runtime skip, or gain nothing from.
-
-    OpenVINO adds a residual branch inside the convolution that ends it, before anything is rounded. Another
-    sum or product in float reads integers where these are there anyway, because all else that reads the
-    tensor rounds it so.
-    """
-    for operator in operators:
-        if operator.weights_only:
-            for index in range(operator.arity):
-                operator.set_input(index, None)
-    if network.runtime != "openvino":
-        return
-    elementwise = [operator for operator in operators if isinstance(operator, Addition | Multiplication)]
-    for operator in elementwise:
-        for index in range(operator.arity):
-            if not _is_rounded_anyway(network, operator, index):
-                operator.set_input(index, None)
-        if not operator.has_quantizers:
-            operator.float_reason = _ELEMENTWISE.format(
-                "sum" if isinstance(operator, Addition) else "product"
-            )
-
-
-def _is_rounded_anyway(network: QuantizedNetwork, operator: Operator, index: int) -> bool:
-    """Whether all that reads a tensor besides sums and products rounds it to the grid they have for it."""
-    grid = operator.input_quantizers[index]
-    readers = [(network.operator(name), i) for name, i in network.readers_of((operator.name, index))]
-    grids = [o.input_quantizers[i] for o, i in readers if not isinstance(o, Addition | Multiplication)]
-    return (
-        isinstance(grid, UniformQuantizer)
-        and bool(grids)
-        and all(isinstance(other, UniformQuantizer) and other.same_grid(grid) for other in grids)
-    )
 
 
 def _leave_little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> None:

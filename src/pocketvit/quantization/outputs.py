@@ -16,7 +16,7 @@ from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 from pocketvit.quantization.ranges import least_error
 from pocketvit.quantization.spec import QuantizationSpec
 
-__all__ = ["activation_behind", "quantize_output", "quantize_outputs"]
+__all__ = ["activation_behind", "is_read_as_one", "quantize_output", "quantize_outputs"]
 
 _BITS = 8
 """Whatever the width of the inputs: the result of a convolution is not multiplied by weights again."""
@@ -42,7 +42,7 @@ def quantize_outputs(
         if writes_integers(operator, spec.runtime)
         and operator.has_quantizers
         and operator.output is None
-        and not _is_read_as_one(network, operator)
+        and not is_read_as_one(network, operator)
     ]
     for operator, sample in samples(network, calibration, writing):
         quantize_output(operator, sample.inputs, behind=activation_behind(network, operator))
@@ -71,7 +71,7 @@ def _read_as_written(network: QuantizedNetwork, operator: Operator) -> None:
             reader.set_input(index, operator.output)
 
 
-def _is_read_as_one(network: QuantizedNetwork, operator: Operator) -> bool:
+def is_read_as_one(network: QuantizedNetwork, operator: Operator) -> bool:
     """Whether all that reads what `operator` returns rounds it to one grid first, and does nothing before.
 
     ReLU is nothing where the grid begins at 0, as it does behind one.

@@ -9,12 +9,13 @@ from torch import nn
 from pocketvit.quantization.biases import round_biases
 from pocketvit.quantization.calibration import Calibration, check_finite
 from pocketvit.quantization.capture import capture
-from pocketvit.quantization.kernels import fit_to_runtime, leave_out_roundings
+from pocketvit.quantization.kernels import fit_to_runtime
 from pocketvit.quantization.methods import get_method
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Operator
 from pocketvit.quantization.outputs import quantize_outputs
 from pocketvit.quantization.pairs import avoid_overflow
+from pocketvit.quantization.roundings import leave_out_roundings
 from pocketvit.quantization.spec import QuantizationSpec
 
 __all__ = ["operators_to_quantize", "quantize"]
