@@ -33,6 +33,7 @@ from backbones import Run, installed, random_images, settle, take_turns
 from operator_profile import PROFILERS, profile_table
 from pocketvit.backbones import create_model, get_entry
 from pocketvit.benchmarking.runtimes import Runtime
+from pocketvit.core.errors import CheckpointError
 from pocketvit.core.files import write_json
 from pocketvit.core.machine import hardware
 from pocketvit.deployment.integer import export_integer
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
     rows: list[Row] = found["rows"]
     for name in args.models:
-        done = set() if args.again else {row["runtime"] for row in rows if row["name"] == name}
+        done = set() if args.again else {row["runtime"] for row in rows if key(row) in here(name)}
         for row in measure(name, [runtime for runtime in args.runtimes if runtime not in done], args):
             rows = [old for old in rows if key(old) != key(row)] + [row]
             save(args.out, rows)
@@ -149,9 +150,14 @@ def compare(name: str, size: int, runtime: str, files: dict[str, Path], args: ar
     """Time all files; profile ours where integers are slower."""
     images = random_images(1, size, args.seed)
     in_float, integers = files["float32"], files["int8"]
+    row: Row = {"name": name, "runtime": runtime, "size": size, "threads": args.threads}
+    if "stock" in files:
+        try:
+            open_all(runtime, {"stock": files["stock"]}, threads=args.threads)
+        except CheckpointError as error:
+            row["stock_error"] = str(error).replace(str(files.pop("stock")), "the file")
     runs = open_all(runtime, files, threads=args.threads)
     wall, _ = take_turns(runs, images, rounds=args.rounds, limit=args.seconds)
-    row: Row = {"name": name, "runtime": runtime, "size": size, "threads": args.threads}
     row |= {"method": args.method, "rounds": len(wall["float32"]), "seed": args.seed}
     for side, seconds in wall.items():
         ordered = sorted(seconds)
@@ -179,7 +185,7 @@ def compare(name: str, size: int, runtime: str, files: dict[str, Path], args: ar
 def open_all(runtime: str, files: dict[str, Path], *, threads: int) -> dict[str, Run]:
     """What takes turns, by the name it has in the row."""
     found = {side: (runtime, path) for side, path in files.items()}
-    if runtime == "openvino" and has_bfloat16():
+    if runtime == "openvino" and "float32" in files and has_bfloat16():
         found |= {
             "bfloat16": ("openvino_bf16", files["float32"]),
             "int8_bfloat16": ("openvino_bf16", files["int8"]),
@@ -200,10 +206,10 @@ def profile(row: Row, images: Any, in_float: Path, integers: Path) -> Row:
 
 
 def summarise(rows: list[Row]) -> Row:
-    """Geometric means of the ratios, and the worst, for each runtime."""
+    """Geometric means of the ratios, and the worst, for each runtime and set of instructions."""
     summary: Row = {}
-    for runtime in dict.fromkeys(row["runtime"] for row in rows):
-        mine = [row for row in rows if row["runtime"] == runtime]
+    for group in dict.fromkeys(key(row)[:2] for row in rows):
+        mine = [row for row in rows if key(row)[:2] == group]
         found: Row = {"models": len(mine)}
         for side in ("int8", "stock", "bfloat16", "int8_bfloat16"):
             for label in ("p50", "min"):
@@ -213,13 +219,18 @@ def summarise(rows: list[Row]) -> Row:
                     found[f"{side}_worst_{label}"] = min(ratios)
         found["largest_size_ratio"] = max(row["size_ratio"] for row in mine)
         found["mean_size_ratio"] = round(sum(row["size_ratio"] for row in mine) / len(mine), 3)
-        summary[runtime] = found
+        summary[f"{group[0]}, {group[1]}"] = found
     return summary
 
 
-def key(row: Row) -> tuple[str, str]:
-    """What tells one row from another."""
-    return row["runtime"], row["name"]
+def key(row: Row) -> tuple[str, str, str]:
+    """What tells one row from another: other instructions of the processor mean other kernels."""
+    return row["runtime"], row["hardware"]["instructions"], row["name"]
+
+
+def here(name: str) -> set[tuple[str, str, str]]:
+    """The keys that rows of a network measured on this processor have."""
+    return {(runtime, hardware()["instructions"], name) for runtime in STOCK}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

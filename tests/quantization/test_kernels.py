@@ -79,18 +79,6 @@ def test_onnx_runtime_means_over_pixels_in_integers_and_over_tokens_in_float(res
     assert {o.kind for o in tiny.operators.values() if o.float_reason} == {"reduction", "matmul"}
 
 
-def test_openvino_adds_the_branch_unrounded(residual) -> None:
-    rounded = quantized(residual, None).operators
-    (sum_name,) = (name for name in rounded if "addition" in name)
-    assert None not in rounded[sum_name].input_quantizers
-    network = quantized(residual, "openvino")
-    by_producer = {
-        network.producer((sum_name, i)).name: network.operator(sum_name).input_quantizers[i] for i in (0, 1)
-    }
-    assert by_producer["narrow"] is None
-    assert by_producer["stem"] is not None
-
-
 def test_what_a_convolution_wrote_in_8_bits_is_not_rounded_to_other_8_bits(residual) -> None:
     network = quantized(residual, "onnxruntime")
     stem = network.operator("stem")
@@ -101,9 +89,49 @@ def test_what_a_convolution_wrote_in_8_bits_is_not_rounded_to_other_8_bits(resid
     assert all(grid.same_grid(written) for grid in grids)
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(("groups", "outputs", "left"), [(8, 8, False), (8, 24, True), (4, 24, False)])
-def test_openvino_gets_no_depthwise_convolution_with_several_outputs_a_channel(groups, outputs, left) -> None:
+def test_depthwise_convolutions_with_several_outputs_a_channel_stay_in_float(
+    groups, outputs, left, runtime
+) -> None:
     layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, outputs, 3, padding=1, groups=groups))
     network = capture(layers, size=8)
-    fit_to_runtime(network, list(network.operators.values()), "openvino", torch.zeros(1, 3, 8, 8))
+    fit_to_runtime(network, list(network.operators.values()), runtime, torch.zeros(1, 3, 8, 8))
     assert bool(network.operator("1").float_reason) == left
+
+
+class Tokens(nn.Module):
+    """A query of one number a pixel, maps of few and of many rows, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.wide, self.key = nn.Linear(3, 1), nn.Linear(3, 8), nn.Linear(8, 8)
+        self.squeeze, self.head = nn.Conv2d(8, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        mean = (self.query(tokens).softmax(dim=1) * self.wide(tokens)).sum(dim=1)
+        return self.head(self.squeeze(torch.relu(self.key(mean))[..., None, None]).flatten(1))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_where_little_is_multiplied_only_weights_are_integers(runtime) -> None:
+    network = quantized(capture(Tokens(), size=8), runtime)
+    for name in ("key", "squeeze"):
+        operator = network.operator(name)
+        assert operator.weights_only
+        assert operator.weight_quantizer is not None
+        assert operator.input_quantizers == [None]
+        assert operator.output is None
+        assert "weights in 8 bits" in operator.float_reason
+    assert not network.operator("query").has_quantizers
+    assert "a few times only" in network.operator("query").float_reason
+    for name in ("wide", "head"):
+        assert None not in network.operator(name).input_quantizers, "many rows, and what returns the scores"
+        assert not network.operator(name).float_reason
+
+
+def test_the_papers_setting_rounds_small_products_too() -> None:
+    network = quantized(capture(Tokens(), size=8), None)
+    for name in ("query", "wide", "key", "squeeze", "head"):
+        assert None not in network.operator(name).input_quantizers

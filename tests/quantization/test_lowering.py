@@ -79,3 +79,17 @@ def test_what_is_switched_off_is_not_looked_at(quantized) -> None:
     check_integer(quantized)
     index = list(quantized.operators.values()).index(head)
     assert isinstance(lower(quantized).get_submodule(f"operators.{index}"), Linear)
+
+
+def test_small_products_store_integers_and_compute_in_float(tiny, calibration) -> None:
+    network = quantize(tiny, QuantizationSpec(method="minmax", runtime="openvino"), calibration)
+    head = network.operator("head")
+    head.weights_only = True
+    head.set_input(0, None)
+    index = list(network.operators.values()).index(head)
+    stored = lower(network).get_submodule(f"operators.{index}")
+    integers = stored.get_submodule("weight").integers
+    assert integers.dtype == torch.int8
+    torch.testing.assert_close(
+        integers * head.weight_quantizer.scale[:, None], head.quantized_weight(), rtol=0, atol=1e-6
+    )

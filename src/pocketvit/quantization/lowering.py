@@ -55,7 +55,8 @@ def lower(network: QuantizedNetwork) -> nn.Module:
         if node.op == "call_module":
             operator = cast(Operator, graph_module.get_submodule(str(node.target)))
             made = _lowered(operator, network)
-            if network.runtime == "openvino" and operator.weight_quantizer is not None:
+            in_integers = operator.weight_quantizer is not None and not operator.weights_only
+            if network.runtime == "openvino" and in_integers:
                 readers = [modules.get(str(reader.target)) for reader in node.users]
                 if not all(isinstance(reader, _SHAPE_KEEPING) for reader in readers):
                     made = _Bounded(made)
