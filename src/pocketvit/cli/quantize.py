@@ -101,6 +101,7 @@ def run(
     ] = None,
     val_fraction: o.ValFraction = 0.2,
     limit: o.Limit = None,
+    max_damaged: o.MaxDamaged = 0.05,
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the calibration images, and of the split of --data.")
     ] = 0,
@@ -142,7 +143,9 @@ def run(
         return
     if not simulate:
         spec = deliverable(spec)
-    images = load_images(subject, data, val_fraction=val_fraction, seed=seed, limit=limit)
+    images = load_images(
+        subject, data, val_fraction=val_fraction, seed=seed, limit=limit, max_damaged=max_damaged
+    )
     if simulate:
         found = simulated(subject, images, spec, calibration=calibration, diagnosis=diagnose, budget=budget)
         content = found.content

@@ -70,19 +70,26 @@ def load_subject(source: str) -> Subject:
 
 
 def load_images(
-    subject: Subject, data: str | None, *, val_fraction: float, seed: int, limit: int | None
+    subject: Subject,
+    data: str | None,
+    *,
+    val_fraction: float,
+    seed: int,
+    limit: int | None,
+    max_damaged: float,
 ) -> ImageData:
     """Images with labels that index the network's classes.
 
     Args:
         data: where they are; by default what the run was trained on, split as it was then.
+        val_fraction, seed, limit, max_damaged: as `open_images` takes them, for `data` that is given.
 
     Raises:
         ConfigError: not a run, and no data.
         DataError: the images cannot be used, or have classes that the network does not know.
     """
     if data is not None:
-        images = open_images(data, val_fraction=val_fraction, seed=seed, limit=limit)
+        images = open_images(data, val_fraction=val_fraction, seed=seed, limit=limit, max_damaged=max_damaged)
     elif subject.run is None:
         raise ConfigError(
             "Quantization looks at a few training images, and measures on others.",

@@ -13,6 +13,8 @@ __all__ = ["comparisons", "row_name", "threads"]
 Row = dict[str, Any]
 
 _FLOATS = {"float32", "bfloat16"}
+_FOR_INTEGERS = ("VNNI", "AMX", "dot product")
+"""In the names of instructions that sum products of 8-bit integers."""
 
 
 def comparisons(benchmark: dict[str, Any]) -> list[str]:
@@ -30,7 +32,8 @@ def comparisons(benchmark: dict[str, Any]) -> list[str]:
                 f"{model_name(other['name'])} {size}, on {threads(row['threads'])} of this CPU: "
                 f"{milliseconds(row['p50_ms'])} against {milliseconds(other['p50_ms'])}."
             )
-    return [*sentences, *_bfloat16_advice(ours)]
+    has_kernels = _multiplies_integers(benchmark["hardware"].get("instructions"))
+    return [*sentences, *_integer_advice(ours, has_kernels), *_bfloat16_advice(ours)]
 
 
 def row_name(row: Row, rows: Sequence[Row], *, model: str | None = None) -> str:
@@ -57,6 +60,34 @@ def _is_fair(row: Row, other: Row) -> bool:
     """As many threads, one runtime; bfloat16 only beside bfloat16: it is the runtime's own doing."""
     same = (row["threads"], _runtime(row)) == (other["threads"], _runtime(other))
     return same and (row["precision"] == "bfloat16") == (other["precision"] == "bfloat16")
+
+
+def _integer_advice(ours: Sequence[Row], has_kernels: bool) -> Iterator[str]:
+    """How the integer file compares with the float file, and what a slower one may be due to."""
+    floats = {(row["threads"], _runtime(row)): row for row in ours if row["precision"] == "float32"}
+    for row in ours:
+        other = floats.get((row["threads"], _runtime(row)))
+        if other is None or row["precision"] in _FLOATS:
+            continue
+        slower = row["p50_ms"] > 1.03 * other["p50_ms"]
+        times = f"{milliseconds(row['p50_ms'])} against {milliseconds(other['p50_ms'])}"
+        yield (
+            f"In {RUNTIMES[_runtime(row)]} the integer file is {speed_ratio(row['p50_ms'], other['p50_ms'])} "
+            f"the float32 file, on {threads(row['threads'])} of this CPU: {times}."
+            + (" For speed the float32 file is the better choice here." if slower else "")
+            + ("" if has_kernels else _WITHOUT_KERNELS)
+        )
+
+
+_WITHOUT_KERNELS = (
+    " This CPU has no instructions that sum products of 8-bit integers, as phones and newer CPUs have: there "
+    "integers gain more."
+)
+
+
+def _multiplies_integers(instructions: str | None) -> bool:
+    """Whether there are such instructions; taken for granted where the system does not tell."""
+    return instructions is None or any(name in instructions for name in _FOR_INTEGERS)
 
 
 def _bfloat16_advice(ours: Sequence[Row]) -> Iterator[str]:
