@@ -114,7 +114,9 @@ def measure(name: str, runtimes: list[RuntimeName], args: argparse.Namespace) ->
             write_integers(model, images, path, card, runtime, args.method)
             files = {"float32": in_float, "int8": path}
             if has_stock_tool(runtime):
-                files["stock"] = STOCK_FILES[STOCK[runtime]][1](model, images, Path(folder))
+                apart = Path(folder) / f"stock-{runtime}"  # it has a float file of its own
+                apart.mkdir()
+                files["stock"] = STOCK_FILES[STOCK[runtime]][1](model, images, apart)
             yield compare(name, size, runtime, files, args)
 
 

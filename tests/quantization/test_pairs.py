@@ -103,8 +103,10 @@ def test_safe_weights_err_hardly_more_than_others(kind):
     assert errors[1] < 2.5 * errors[0]  # a coarser grid of half as many steps has four times as much
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.integer])
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [*((name, "onnxruntime") for name, method in METHODS.items() if method.integer), ("pocket", "openvino")],
+)
 def test_no_method_leaves_weights_that_overflow(tiny, calibration, name, runtime):
     network = quantize(tiny, QuantizationSpec(method=name, runtime=runtime), calibration)
     found = [o for o in network.operators.values() if isinstance(o.weight_quantizer, UniformQuantizer)]
