@@ -78,32 +78,32 @@ def fit_to_runtime(
 
 def writes_integers(operator: Operator, runtime: Runtime | None) -> bool:
     """Whether the kernel of `runtime` returns integers, whoever reads them."""
-    if runtime != "onnxruntime" or operator.weights_only:
+    if runtime != "onnxruntime":
         return False
     return isinstance(operator, Convolution) or (isinstance(operator, Reduction) and operator.is_global_mean)
 
 
 def _leave_little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> None:
-    """Mark operators that multiply too little for integers to pay; never what returns the scores."""
-    weighted = [operator for operator in operators if isinstance(operator, Convolution | Linear)]
+    """Mark linear maps that multiply too little for integers to pay; never the one that returns the scores."""
+    linear = [operator for operator in operators if isinstance(operator, Linear)]
     results: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, inputs: object, result: Tensor) -> None:
         results[module] = result
 
-    hooks = [operator.register_forward_hook(keep) for operator in weighted]
+    hooks = [operator.register_forward_hook(keep) for operator in linear]
     with torch.no_grad():
         scores = network(image)
     for hook in hooks:
         hook.remove()
-    for operator in weighted:
+    for operator in linear:
         result, weight = results[operator], operator.weight
         assert weight is not None
         if result is scores:
             continue
         if result.numel() // len(weight) < _FEW_ROWS and weight.numel() < _FEW_WEIGHTS:
             operator.float_reason, operator.weights_only = _LITTLE, True
-        elif isinstance(operator, Linear) and len(weight) < _FEW_OUTPUTS:
+        elif len(weight) < _FEW_OUTPUTS:
             operator.float_reason = _SELDOM
 
 
@@ -125,8 +125,7 @@ def _gated(network: QuantizedNetwork, operators: Sequence[Operator]) -> list[Ope
     """Put `GatedSiLU` in the place of every SiLU that alone reads what a quantized convolution returns."""
     made: dict[Operator, Operator] = {}
     for operator in operators:
-        in_integers = isinstance(operator, Convolution) and not operator.weights_only
-        reader = network.only_reader(operator) if in_integers else None
+        reader = network.only_reader(operator) if isinstance(operator, Convolution) else None
         if isinstance(reader, Activation) and reader.function == "silu":
             made[reader] = GatedSiLU(reader)
             network.replace(reader, made[reader])
