@@ -84,7 +84,7 @@ def writes_integers(operator: Operator, runtime: Runtime | None) -> bool:
 
 
 def _leave_little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> None:
-    """Mark linear maps that multiply too little for integers to pay; never the one that returns the scores."""
+    """Mark linear maps that multiply too little for integers to pay; never what returns the scores."""
     linear = [operator for operator in operators if isinstance(operator, Linear)]
     results: dict[nn.Module, Tensor] = {}
 
