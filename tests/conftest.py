@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+from torch import nn
 
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.pipeline.build import build
@@ -53,6 +54,29 @@ def finished_run(tmp_path_factory) -> RunDirectory:
         if not run.report.exists():
             build(small_job(run.path))
     return run
+
+
+def _layout(module: nn.Module) -> list[tuple]:
+    modules = [(name, type(part)) for name, part in module.named_modules()]
+    return modules + [(name, tensor.shape) for name, tensor in module.state_dict().items()]
+
+
+@pytest.fixture(scope="session")
+def shallow():
+    """Make a network shallow: of blocks in a row that differ in nothing but their weights, the first stays.
+
+    Tracing takes seconds for each block, and a second one of a kind is traced like the first.
+    """
+
+    def shorten(model: nn.Module) -> nn.Module:
+        for row in [m for m in model.modules() if isinstance(m, nn.Sequential | nn.ModuleList)]:
+            blocks = list(row)
+            for i in reversed(range(1, len(blocks))):
+                if blocks[i].state_dict() and _layout(blocks[i]) == _layout(blocks[i - 1]):
+                    del row[i]
+        return model
+
+    return shorten
 
 
 @pytest.fixture

@@ -149,8 +149,8 @@ def test_bfloat16_is_close_to_float32(name, build):
 
 
 @_promise("one graph", ALWAYS)
-def test_torch_compile_takes_it_as_one_graph(name, build):
-    model, images = build(name), _images(name)
+def test_torch_compile_takes_it_as_one_graph(name, build, shallow):
+    model, images = shallow(build(name)), _images(name)
     torch.compiler.reset()
     captured = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
@@ -158,8 +158,8 @@ def test_torch_compile_takes_it_as_one_graph(name, build):
 
 
 @_promise("torch.compile", OURS, all_slow=True)
-def test_torch_compile_computes_the_same(name, build):
-    model, images = build(name), _images(name)
+def test_torch_compile_computes_the_same(name, build, shallow):
+    model, images = shallow(build(name)), _images(name)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():
@@ -167,8 +167,8 @@ def test_torch_compile_computes_the_same(name, build):
 
 
 @_promise("torch.export")
-def test_torch_export_keeps_any_batch(name, build):
-    model = build(name)
+def test_torch_export_keeps_any_batch(name, build, shallow):
+    model = shallow(build(name))
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         # timm's attention keeps a table of position biases per device when first run.
@@ -191,9 +191,9 @@ def test_exported_file_computes_the_same(name, build, tmp_path):
         source=entry.source,
     )
     file = export_onnx(model, tmp_path / "model.onnx", card=card)
-    images = _images(name, batch=3)
-    with torch.no_grad():
-        expected = model(images)
-    torch.testing.assert_close(
-        ExportedClassifier.load(file.path, threads=1)(images), expected, rtol=1e-3, atol=1e-4
-    )
+    exported = ExportedClassifier.load(file.path, threads=1)
+    for batch in (1, 2, 5):
+        images = _images(name, batch=batch)
+        with torch.no_grad():
+            expected = model(images)
+        torch.testing.assert_close(exported(images), expected, rtol=1e-3, atol=1e-4)

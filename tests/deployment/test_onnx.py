@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 from dataclasses import replace
@@ -11,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pocketvit.backbones import create_model, get_entry
 from pocketvit.core.errors import ExportError, StorageError
 from pocketvit.deployment import ExportedClassifier, OnnxFile, export_onnx
 from pocketvit.deployment.onnx import frozen_copy
@@ -134,19 +134,12 @@ def test_what_cannot_be_exported_is_refused(model: nn.Module, card: ModelCard, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050", "swiftformer_xs", "cas_vit_xs"])
-def test_every_family_at_every_batch(name: str, card: ModelCard, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = create_model(name, num_classes=3)
-    with torch.no_grad():  # batch statistics that are not the initial 0 and 1
-        model.train()(torch.randn(8, 3, 64, 64))
-    card = replace(card, name=name, preprocessing=get_entry(name).preprocessing.at(64))
-    exported = ExportedClassifier.load(export_onnx(model, tmp_path / "model.onnx", card=card).path, threads=1)
-    model.eval()
-    for batch in (1, 2, 5):
-        images = torch.randn(batch, 3, 64, 64)
-        with torch.inference_mode():
-            expected = model(images).numpy()
-        found = exported.logits(images.numpy())
-        assert found.shape == (batch, 3)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_every_batch(batch: int, network: nn.Module, exported: OnnxFile, card: ModelCard) -> None:
+    """Every family: `tests/backbones/test_registry_wide.py`."""
+    images = torch.randn(batch, 3, card.preprocessing.size, card.preprocessing.size)
+    with torch.inference_mode():
+        expected = copy.deepcopy(network).eval()(images).numpy()
+    found = ExportedClassifier.load(exported.path, threads=1).logits(images.numpy())
+    assert found.shape == (batch, len(card.classes))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())

@@ -40,8 +40,8 @@ def settled(name):
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_computes_what_the_network_computes(name):
-    model = settled(name)
+def test_computes_what_the_network_computes(name, shallow):
+    model = shallow(settled(name))
     network = prepare_for_quantization(model, size=64)
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -53,8 +53,8 @@ def test_computes_what_the_network_computes(name):
     assert kinds >= SMALLEST[name]
 
 
-def test_batch_normalisations_are_folded():
-    network = prepare_for_quantization(settled("mobilevit_xxs"), size=64)
+def test_batch_normalisations_are_folded(shallow):
+    network = prepare_for_quantization(shallow(settled("mobilevit_xxs")), size=64)
     assert not any("batch_norm" in function for function in network.float_functions)
 
 

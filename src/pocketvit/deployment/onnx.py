@@ -120,7 +120,7 @@ def trace(model: nn.Module, size: int) -> onnx.ModelProto:
                 model,
                 (example,),
                 dynamo=True,
-                optimize=True,
+                optimize=False,  # below, once
                 opset_version=_OPSET,
                 input_names=["image"],
                 output_names=["logits"],
@@ -134,9 +134,10 @@ def trace(model: nn.Module, size: int) -> onnx.ModelProto:
             fix="Run again with --debug for the exporter's own report.",
         ) from error
     assert program is not None  # only None when the exporter writes the file itself
-    # The exporter leaves operations on weights alone when these are larger than a few kB; a file that is
+    # By default operations on weights are left alone when these are larger than a few kB; a file that is
     # opened a thousand times should not slice its weights anew each time.
-    return optimizer.optimize(program.model_proto, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
+    optimizer.optimize_ir(program.model, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
+    return program.model_proto
 
 
 def tidy(graph: onnx.ModelProto) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from pocketvit.backbones import BuildOptions, ModelEntry, create_model, get_entry, list_models
-from pocketvit.backbones.complexity import measure_complexity
+from pocketvit.backbones.complexity import Complexity, measure_complexity
 from pocketvit.backbones.options import DEFAULTS
 from pocketvit.core.errors import BudgetError, ConfigError
 
@@ -168,10 +169,15 @@ def _sizes_from(largest: int) -> tuple[int, ...]:
 
 
 def _count(name: str, options: BuildOptions, size: int, num_classes: int, budget: Budget) -> Candidate:
-    with torch.device("meta"):  # shapes only: nothing is allocated and nothing is computed
-        cost = measure_complexity(create_model(name, num_classes=num_classes, **options.to_dict()), size)
+    cost = _cost(name, options, size, num_classes)
     fits = budget.allows(macs=cost.macs, params=cost.params)
     return Candidate(name=name, resolution=size, params=cost.params, macs=cost.macs, fits=fits)
+
+
+@cache
+def _cost(name: str, options: BuildOptions, size: int, num_classes: int) -> Complexity:
+    with torch.device("meta"):  # shapes only: nothing is allocated and nothing is computed
+        return measure_complexity(create_model(name, num_classes=num_classes, **options.to_dict()), size)
 
 
 def _choice(
