@@ -25,7 +25,6 @@ QUICK = {
 }
 BASELINES = ("mobilenetv3_large_100", "deit_tiny_distilled_patch16_224")
 ALWAYS = (*QUICK.values(), *BASELINES)
-OURS = [name for name in QUICK.values() if "timm" not in get_entry(name).code_licence]
 
 # Promises that a model cannot keep. Each must really be broken: one that is kept fails here.
 NO_LEVELS = "a plain vision transformer has stride 16 throughout"
@@ -152,13 +151,15 @@ def test_bfloat16_is_close_to_float32(name, build):
 def test_torch_compile_takes_it_as_one_graph(name, build, shallow):
     model, images = shallow(build(name)), _images(name)
     torch.compiler.reset()
-    captured = torch.compile(model, fullgraph=True, backend="aot_eager")
+    captured = torch.compile(model, fullgraph=True, backend="aot_eager_decomp_partition")
     with torch.no_grad():
         torch.testing.assert_close(captured(images), model(images), rtol=1e-3, atol=1e-4)
 
 
-@_promise("torch.compile", OURS, all_slow=True)
-def test_torch_compile_computes_the_same(name, build, shallow):
+@pytest.mark.slow
+def test_torch_compile_generates_code(build, shallow):
+    """For one network: code is generated from the graphs above, and compiling it takes a minute or two."""
+    name = "swiftformer_xs"
     model, images = shallow(build(name)), _images(name)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True)
@@ -180,8 +181,8 @@ def test_torch_export_keeps_any_batch(name, build, shallow):
 
 
 @_promise("ONNX", ALWAYS, all_slow=True)
-def test_exported_file_computes_the_same(name, build, tmp_path):
-    entry, model = get_entry(name), build(name)
+def test_exported_file_computes_the_same(name, build, shallow, tmp_path):
+    entry, model = get_entry(name), shallow(build(name))
     card = ModelCard(
         name=name,
         classes=CLASSES,

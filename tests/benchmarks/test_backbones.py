@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +18,18 @@ def row(name: str, batch: int = 1, size: int = 256, speedup: float = 1.0, **chan
     return found | ratios | changes
 
 
+@pytest.fixture
+def exports_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The script keeps the files that it has exported: tracing two networks takes most of a minute."""
+    script = import_module("backbones")
+    with ExitStack() as files:
+        once = cache(lambda *key, export=script.exported: files.enter_context(export(*key)))
+        monkeypatch.setattr(script, "exported", lambda *key: nullcontext(once(*key)))
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("exports_once")
 def test_a_finished_row_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = import_module("backbones")
     out = tmp_path / "out.json"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -30,12 +31,23 @@ def test_eager(tmp_path: Path) -> None:
     assert found["protocol"]["precision"] == "float32"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilevitv2_050", "swiftformer_xs"])
-def test_compiled(name: str, tmp_path: Path) -> None:
-    found = measured(tmp_path / "out.json", "--pairs", name, "--compile", "--precision", "bfloat16")
+def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the code generator, which takes minutes for a training step on a processor."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    found = measured(
+        tmp_path / "out.json", "--pairs", "mobilevitv2_050", "--compile", "--precision", "bfloat16"
+    )
     assert [row["mode"] for row in found["rows"]] == ["eager", "eager", "compile", "compile"]
     assert found["protocol"]["precision"] == "bfloat16"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["mobilevitv2_050", "swiftformer_xs"])
+def test_compiled_on_a_gpu(name: str, tmp_path: Path) -> None:
+    options = ["--device", "cuda", "--pairs", name, "--compile", "--precision", "bfloat16"]
+    found = measured(tmp_path / "out.json", *options)
+    assert [row["mode"] for row in found["rows"]] == ["eager", "eager", "compile", "compile"]
 
 
 def test_half_the_batch_where_memory_ends() -> None:

@@ -63,6 +63,14 @@ def test_weights_are_stored_as_integers(captured, integer_file, small_card) -> N
     assert integer_file.metadata.items() >= small_card.to_metadata().items()
 
 
+def test_names_and_shapes_take_no_room(integer_file) -> None:
+    graph = onnx.load(integer_file.path).graph
+    assert not graph.value_info
+    passed = {name for node in graph.node for name in (*node.input, *node.output) if name}
+    assert passed == {"image", "logits", *map(str, range(len(passed) - 2))}
+    assert all(node.name for node in graph.node), "nodes say which operator they are part of"
+
+
 def test_six_bits_stay_within_six_bits(calibrated, captured, small_images, small_card, tmp_path) -> None:
     network = calibrated(weights=6, activations=6)
     path = tmp_path / "model.onnx"

@@ -133,12 +133,19 @@ def _wait_for(process, path):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_in_training_and_run_again_gives_the_same_network(tmp_path, how):
-    whole = _start(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The weights that training ends with when nothing comes between."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    whole = _start(out)
     assert whole.wait() == 0, whole.stderr.read()
     whole.stderr.close()
+    return load_file(out / "checkpoints" / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_in_training_and_run_again_gives_the_same_network(tmp_path, how, uninterrupted):
     process = _start(tmp_path / "cut")
     _wait_for(process, tmp_path / "cut" / "metrics.jsonl")
     _wait_for(process, next(iter((tmp_path / "cut" / "checkpoints").glob("step-*.json")), tmp_path / "cut"))
@@ -150,7 +157,6 @@ def test_killed_in_training_and_run_again_gives_the_same_network(tmp_path, how):
     again = _start(tmp_path / "cut")
     assert again.wait() == 0, again.stderr.read()
     again.stderr.close()
-    expected = load_file(tmp_path / "whole" / "checkpoints" / "model.safetensors")
     found = load_file(tmp_path / "cut" / "checkpoints" / "model.safetensors")
-    assert expected.keys() == found.keys()
-    assert all(expected[name].equal(found[name]) for name in expected)
+    assert uninterrupted.keys() == found.keys()
+    assert all(uninterrupted[name].equal(found[name]) for name in uninterrupted)
