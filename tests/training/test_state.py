@@ -110,6 +110,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
         make_state().restore(load_checkpoint(tmp_path, architecture="net_a"))
 
 
+def test_a_checkpoint_of_another_version_is_refused():
+    checkpoint = make_state().to_checkpoint()
+    del checkpoint.facts["pretrained"]
+    with pytest.raises(CheckpointError, match="another version of pocketvit: it lacks pretrained") as told:
+        make_state().restore(checkpoint)
+    assert "--overwrite" in told.value.fix
+
+
 @pytest.mark.parametrize(
     ("value", "loss", "better"),
     [

@@ -182,11 +182,13 @@ class TrainingState:
             tensors |= _prefixed("ema", self.ema.module.state_dict())
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= _prefixed(f"optimizer.{index}", moments)
-        best = None
         if self.best is not None:
             tensors |= _prefixed("best", self.best.tensors)
-            best = {f.name: getattr(self.best, f.name) for f in fields(Best) if f.name != "tensors"}
-        facts = {
+        return Checkpoint(self.progress.step, self.model_name, tensors, self._plain_facts())
+
+    def _plain_facts(self) -> dict[str, Any]:
+        best = self.best and {f.name: getattr(self.best, f.name) for f in fields(Best) if f.name != "tensors"}
+        return {
             "identity": self.identity,
             "progress": asdict(self.progress),
             "best": best,
@@ -194,15 +196,20 @@ class TrainingState:
             "replaced": [asdict(problem) for problem in self.replaced],
             "pretrained": asdict(self.pretrained),
         }
-        return Checkpoint(self.progress.step, self.model_name, tensors, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `checkpoint` holds.
 
         Raises:
-            CheckpointError: it was made with another recipe or other data, or does not fit the model.
+            CheckpointError: it was made with another recipe or other data, does not fit the model, or lacks
+                something that this version of pocketvit needs.
         """
         facts, tensors = checkpoint.facts, checkpoint.tensors
+        if lacking := sorted(self._plain_facts().keys() - facts.keys()):
+            raise CheckpointError(
+                f"The checkpoint is of another version of pocketvit: it lacks {' and '.join(lacking)}.",
+                fix="Go on with that version, or start again with --overwrite.",
+            )
         self._check_identity(facts["identity"])
         try:
             self.model.load_state_dict(_under("model", tensors))
