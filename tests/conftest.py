@@ -42,18 +42,28 @@ def small_job_fixture():
     return small_job
 
 
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory) -> RunDirectory:
-    """One finished run, built once for all test processes; tests must not change it."""
+def _built_once(name: str, tmp_path_factory, **changes) -> RunDirectory:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    with (shared / "finished-run.lock").open("w") as lock:
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run = RunDirectory(shared / "finished-run")
+        run = RunDirectory(shared / name)
         if not run.report.exists():
-            build(small_job(run.path))
+            build(small_job(run.path, **changes))
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> RunDirectory:
+    """One finished run, built once for all test processes; tests must not change it."""
+    return _built_once("finished-run", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_plain_run(tmp_path_factory) -> RunDirectory:
+    """The same of a network of a few convolutions, for tests that export again and again."""
+    return _built_once("finished-plain-run", tmp_path_factory, model="timm/test_resnet")
 
 
 def _layout(module: nn.Module) -> list[tuple]:

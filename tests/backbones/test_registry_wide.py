@@ -35,6 +35,9 @@ BROKEN = {
 
 CLASSES = ("ant", "bee", "cat")
 
+_TRACED: set[tuple] = set()
+"""Layouts of networks that `test_torch_export_keeps_any_batch` has traced."""
+
 
 def _architectures():
     """Registered names without those that differ from another only in their weights."""
@@ -169,7 +172,12 @@ def test_torch_compile_generates_code(build, shallow):
 
 @_promise("torch.export")
 def test_torch_export_keeps_any_batch(name, build, shallow):
+    """Networks that differ in numbers only, as the sizes of most families do, are traced once."""
     model = shallow(build(name))
+    layout = tuple((path, type(module)) for path, module in model.named_modules())
+    if layout in _TRACED:
+        return
+    _TRACED.add(layout)
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         # timm's attention keeps a table of position biases per device when first run.

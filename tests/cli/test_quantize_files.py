@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import onnx
 import pytest
 
 from pocketvit.core.errors import ConfigError
 from pocketvit.core.files import read_json, sha256_of
+from pocketvit.core.rundir import RunDirectory
 from pocketvit.deployment import ExportedClassifier, integer_delivery, integer_verification, openvino
 from pocketvit.deployment.integer_verification import IntegerVerification
 from pocketvit.deployment.openvino import has_bfloat16, has_openvino
@@ -26,6 +28,20 @@ def agreeing(monkeypatch):
         return [IntegerVerification(**{**result.to_dict(), "passed": True}) for result in results]
 
     monkeypatch.setattr(integer_delivery, "verify_integer", lenient)
+
+
+@pytest.fixture
+def plain_run(finished_plain_run, tmp_path):
+    """A copy of a run of a network of a few convolutions, which may be changed."""
+    copy = tmp_path / "plain-run"
+    shutil.copytree(finished_plain_run.path, copy)
+    return RunDirectory(copy)
+
+
+@pytest.fixture
+def quantize_plain(cli, plain_run):
+    """`pocketvit quantize` of that run by the quickest method."""
+    return lambda *words: cli("quantize", plain_run.path, "--method", "minmax", "--no-diagnose", *words)
 
 
 @pytest.mark.slow
@@ -75,14 +91,14 @@ def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize, cli, run, ag
 
 
 @pytest.mark.slow
-def test_a_file_that_fails_is_not_announced(quantize, run, monkeypatch):
+def test_a_file_that_fails_is_not_announced(quantize_plain, plain_run, monkeypatch):
     monkeypatch.setattr(integer_verification, "MIN_INTEGER_AGREEMENT", 1.1)  # more than all
-    code, _, err = quantize("--calibration", 10)
+    code, _, err = quantize_plain("--calibration", 10)
     assert code == 6
     assert "of 160 images get the same class (required 110.0%)" in err
-    assert not (run.path / "model.int8.onnx").exists()
-    assert (run.path / "model.int8.unverified.onnx").exists()
-    assert not run.has("quantization.json")
+    assert not (plain_run.path / "model.int8.onnx").exists()
+    assert (plain_run.path / "model.int8.unverified.onnx").exists()
+    assert not plain_run.has("quantization.json")
 
 
 def test_what_is_not_a_trained_network(cli, run, tmp_path):
@@ -110,36 +126,36 @@ def test_weights_on_their_own_need_data_and_a_place(cli, run):
 
 
 @pytest.mark.slow
-def test_other_widths_take_the_place_of_the_file(quantize, cli, run, agreeing):
+def test_other_widths_take_the_place_of_the_file(quantize_plain, cli, plain_run, agreeing):
     """One integer file, and all that speaks of it speaks of that one."""
-    code, _, err = quantize("--calibration", 8, "--weights", 6, "--activations", 6)
+    code, _, err = quantize_plain("--calibration", 8, "--weights", 6, "--activations", 6)
     assert code == 0, err
-    assert ExportedClassifier.load(run.path / "model.int6.onnx").card.precision == "int6"
-    code, out, err = quantize("--calibration", 8, "--average-bits", 6)
+    assert ExportedClassifier.load(plain_run.path / "model.int6.onnx").card.precision == "int6"
+    code, out, err = quantize_plain("--calibration", 8, "--average-bits", 6)
     assert code == 0, err
     assert "model.int6.onnx is gone" in err
     assert "Widths of the weights" in out
-    assert [path.name for path in run.path.glob("model.*.onnx")] == ["model.mixed.onnx"]
-    content = run.read("quantization.json")
-    assert content["file"] == "model.mixed.onnx" == run.integer_file.name
+    assert [path.name for path in plain_run.path.glob("model.*.onnx")] == ["model.mixed.onnx"]
+    content = plain_run.read("quantization.json")
+    assert content["file"] == "model.mixed.onnx" == plain_run.integer_file.name
     assert content["mixed"]["average_bits"] <= 6
     assert content["mixed"]["packed_bytes"] < content["mixed"]["int8_bytes"]
-    precisions = [row["precision"] for row in run.read("benchmark.json")["rows"]]
+    precisions = [row["precision"] for row in plain_run.read("benchmark.json")["rows"]]
     assert precisions == ["float32", "mixed", "float32"]
-    assert "model.int6.onnx" not in run.report.read_text()
-    code, out, _ = cli("benchmark", run.path, "--threads", 1, "--json")
+    assert "model.int6.onnx" not in plain_run.report.read_text()
+    code, out, _ = cli("benchmark", plain_run.path, "--threads", 1, "--json")
     assert [row["precision"] for row in json.loads(out)["rows"]] == precisions
-    code, _, err = quantize("--calibration", 8, "--average-bits", 6)
+    code, _, err = quantize_plain("--calibration", 8, "--average-bits", 6)
     assert "already done, reused" in err
-    code, _, err = quantize("--calibration", 8, "--average-bits", 5)
+    code, _, err = quantize_plain("--calibration", 8, "--average-bits", 5)
     assert "already done" not in err
-    assert run.read("quantization.json")["mixed"]["average_bits"] <= 5
+    assert plain_run.read("quantization.json")["mixed"]["average_bits"] <= 5
 
 
 @pytest.mark.slow
-def test_a_folder_of_ones_own_keeps_every_file(quantize, tmp_path, agreeing):
+def test_a_folder_of_ones_own_keeps_every_file(quantize_plain, tmp_path, agreeing):
     for words in (("--weights", 4), ("--weights", 8)):
-        code, _, err = quantize("--calibration", 8, "--out", tmp_path / "phone", *words)
+        code, _, err = quantize_plain("--calibration", 8, "--out", tmp_path / "phone", *words)
         assert code == 0, err
     names = {path.name for path in (tmp_path / "phone").iterdir()}
     assert names == {"model.w4a8.onnx", "model.int8.onnx", "quantization.json"}
@@ -147,19 +163,21 @@ def test_a_folder_of_ones_own_keeps_every_file(quantize, tmp_path, agreeing):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
-def test_a_file_for_openvino_is_verified_and_timed_there(quantize, run, agreeing):
-    code, out, err = quantize("--runtime", "openvino", "--json", "--calibration", 16)
+def test_a_file_for_openvino_is_verified_and_timed_there(quantize_plain, plain_run, agreeing):
+    code, out, err = quantize_plain("--runtime", "openvino", "--json", "--calibration", 16)
     assert code == 0, err
     content = json.loads(out)
     assert (content["file"], content["runtime"]) == ("model.int8.openvino.onnx", "openvino")
     assert [row["runtime"] for row in content["verification"]] == ["openvino"]
     image = next(row for row in content["execution"] if row["kind"] == "convolution")
     assert "reads the image" in image["reason"]["openvino"]
-    rows = {(row["role"], row["runtime"], row["precision"]) for row in run.read("benchmark.json")["rows"]}
+    rows = {
+        (row["role"], row["runtime"], row["precision"]) for row in plain_run.read("benchmark.json")["rows"]
+    }
     floats = {(role, runtime, "float32") for role in ("ours", "baseline") for runtime in RUNTIMES}
     halves = {("ours", "openvino", "bfloat16"), ("baseline", "openvino", "bfloat16")}
     assert rows == floats | {("ours", "openvino", "int8")} | (halves if has_bfloat16() else set())
-    report = run.report.read_text()
+    report = plain_run.report.read_text()
     assert "int8, OpenVINO" in report
     assert ("than bfloat16" in report) == has_bfloat16()
 

@@ -93,7 +93,7 @@ def test_pretrained_file_is_used_and_its_classifier_left_out(photos, tmp_path, s
 
 
 def test_an_export_beyond_the_tolerance_is_not_announced(photos, tmp_path, small_job):
-    run = train_only(small_job(tmp_path / "run", data=str(photos), limit=None))
+    run = train_only(small_job(tmp_path / "run", data=str(photos), limit=None, model="timm/test_resnet"))
     with pytest.raises(VerificationError):
         export_run(run.path, target="onnx", precision="float32", tolerance=1e-12, copy_to=None)
     assert not run.onnx.exists()
