@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,14 @@ def has_bfloat16() -> bool:
     """Whether OpenVINO is installed and computes in bfloat16 on this processor, by default then."""
     if not has_openvino():
         return False
-    openvino: Any = importlib.import_module("openvino")
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process: each `openvino.Core` loads the CPU plugin, and unloads it when it goes."""
+    openvino: Any = importlib.import_module("openvino")  # not there for every type checker
+    return openvino.Core()
 
 
 def open_compiled(path: Path, *, threads: int, precision: str = "f32") -> Any:
@@ -54,7 +61,6 @@ def open_compiled(path: Path, *, threads: int, precision: str = "f32") -> Any:
     require_openvino()
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
-    openvino: Any = importlib.import_module("openvino")  # not there for every type checker
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -62,7 +68,7 @@ def open_compiled(path: Path, *, threads: int, precision: str = "f32") -> Any:
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        return openvino.Core().compile_model(str(path), "CPU", settings)
+        return _core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{path} cannot be opened in OpenVINO: {reason}") from error
