@@ -35,8 +35,8 @@ BROKEN = {
 
 CLASSES = ("ant", "bee", "cat")
 
-_TRACED: set[tuple] = set()
-"""Layouts of networks that `test_torch_export_keeps_any_batch` has traced."""
+_TRACED: dict[tuple, str] = {}
+"""Layouts of networks that `test_torch_export_keeps_any_batch` has traced, and whose."""
 
 
 def _architectures():
@@ -175,9 +175,8 @@ def test_torch_export_keeps_any_batch(name, build, shallow):
     """Networks that differ in numbers only, as the sizes of most families do, are traced once."""
     model = shallow(build(name))
     layout = tuple((path, type(module)) for path, module in model.named_modules())
-    if layout in _TRACED:
-        return
-    _TRACED.add(layout)
+    if name != _TRACED.setdefault(layout, name):
+        pytest.skip(f"differs in numbers only from {_TRACED[layout]}, which was traced")
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         # timm's attention keeps a table of position biases per device when first run.
@@ -185,7 +184,7 @@ def test_torch_export_keeps_any_batch(name, build, shallow):
         program = torch.export.export(model, (_images(name),), dynamic_shapes=({0: batch},))
     more = _images(name, batch=3)
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(more), model(more), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(program.module()(more), model(more), rtol=1e-4, atol=1e-5)
 
 
 @_promise("ONNX", ALWAYS, all_slow=True)
@@ -205,4 +204,6 @@ def test_exported_file_computes_the_same(name, build, shallow, tmp_path):
         images = _images(name, batch=batch)
         with torch.no_grad():
             expected = model(images)
-        torch.testing.assert_close(exported(images), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            exported(images), expected, rtol=0, atol=5e-5 * float(expected.abs().max())
+        )
