@@ -117,8 +117,8 @@ def test_unusable_data_leaves_no_trace_of_training(tmp_path, small_job):
 
 
 LONGER = [
-    "train", "digits", "--limit", "320", "--model", "mobilevit_xxs", "-r", "32", "--pretrained", "none",
-    "--epochs", "8", "--batch-size", "32", "--workers", "0",
+    "train", "digits", "--limit", "160", "--model", "mobilevit_xxs", "-r", "32", "--pretrained", "none",
+    "--epochs", "4", "--batch-size", "32", "--workers", "0",
 ]  # fmt: skip
 
 
