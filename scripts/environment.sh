@@ -1,4 +1,5 @@
-# Sourced by demo, test and check: makes .venv with the pinned versions, once.
+# Sourced by demo, test and check: makes .venv with the pinned versions, once. uv installs them in a third of the time
+# that pip takes; it reads pip's index and UV_* variables, but not the other settings of pip.
 # usage: prepare [EXTRA]      EXTRA is an optional dependency group of pyproject.toml, such as dev
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,6 +16,11 @@ find_python() {
   return 1
 }
 
+# The package index that pip is set up to use.
+pip_index() {
+  echo "${PIP_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple)}"
+}
+
 prepare() {
   local extra="${1:+[$1]}" stamp wanted python
   stamp=".venv/installed-${1:-run}"
@@ -23,6 +29,8 @@ prepare() {
   python="$(find_python)"
   echo "Setting up .venv (PyTorch and friends: about 6 GB and a few minutes, once)…" >&2
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extra"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+  UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$(pip_index)}" \
+    .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e ".$extra"
   echo "$wanted" > "$stamp"
 }

@@ -21,14 +21,10 @@ def network(request):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_entry_forward_backward_and_reset(name):
+def test_every_entry_takes_another_classifier(name):
     with torch.device("meta"):
         model = get_entry(name).build(10, 3)
         images = torch.empty(2, 3, 64, 64)
-    logits = model(images)
-    assert logits.shape == (2, 10)
-    logits.sum().backward()
-    assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
     model.reset_classifier(4)
     assert model(images).shape == (2, 4)
     assert model.num_classes == 4

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cache
 from importlib import import_module
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 
 def row(name: str, batch: int = 1, size: int = 256, speedup: float = 1.0, **changes) -> dict:
@@ -19,9 +20,12 @@ def row(name: str, batch: int = 1, size: int = 256, speedup: float = 1.0, **chan
 
 
 @pytest.fixture
-def exports_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The script keeps the files that it has exported: tracing two networks takes most of a minute."""
+def exports_once(monkeypatch: pytest.MonkeyPatch, shallow: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
+    """The script measures shallow networks and keeps the files that it has exported."""
     script = import_module("backbones")
+    for module in (script, script.timm):
+        create = module.create_model
+        monkeypatch.setattr(module, "create_model", lambda name, create=create: shallow(create(name)))
     with ExitStack() as files:
         once = cache(lambda *key, export=script.exported: files.enter_context(export(*key)))
         monkeypatch.setattr(script, "exported", lambda *key: nullcontext(once(*key)))
