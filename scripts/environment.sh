@@ -16,13 +16,8 @@ find_python() {
   return 1
 }
 
-# The package index that pip is set up to use.
-pip_index() {
-  echo "${PIP_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple)}"
-}
-
 prepare() {
-  local extra="${1:+[$1]}" stamp wanted python
+  local extra="${1:+[$1]}" stamp wanted python index
   stamp=".venv/installed-${1:-run}"
   wanted="$(cat pyproject.toml constraints.txt | cksum)"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
@@ -30,7 +25,9 @@ prepare() {
   echo "Setting up .venv (PyTorch and friends: about 6 GB and a few minutes, once)…" >&2
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-  UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$(pip_index)}" \
-    .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e ".$extra"
+  # A mirror that pip is set up to use is uv's too; without one uv has its own default.
+  index="${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)}}"
+  if [ -n "$index" ]; then export UV_DEFAULT_INDEX="$index"; fi
+  .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e ".$extra"
   echo "$wanted" > "$stamp"
 }
