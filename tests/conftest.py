@@ -112,8 +112,8 @@ def _shape_keeping(model: nn.Module, size: int) -> set[nn.Module]:
 def shallow():
     """Make a network shallow: of blocks of a kind that keep the shape of what passes, the first stays.
 
-    Tracing takes seconds for each block, and a second one of a kind is traced like the first. Where a block is
-    left out of one that stays, each of these has one of its own: no attention block is without a layer.
+    Tracing takes seconds for each block, and a second one of a kind is traced like the first. Blocks within a
+    block are counted for themselves: no attention block is without a layer.
     """
 
     def shorten(model: nn.Module, size: int = 64) -> nn.Module:

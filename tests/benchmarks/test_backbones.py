@@ -20,7 +20,9 @@ def row(name: str, batch: int = 1, size: int = 256, speedup: float = 1.0, **chan
 
 
 @pytest.fixture
-def exports_once(monkeypatch: pytest.MonkeyPatch, shallow: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
+def exports_once(
+    monkeypatch: pytest.MonkeyPatch, shallow: Callable[[nn.Module], nn.Module]
+) -> Iterator[None]:
     """The script measures shallow networks and keeps the files that it has exported."""
     script = import_module("backbones")
     for module in (script, script.timm):
