@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pocketvit.deployment.integer_verification import open_integer
 from pocketvit.deployment.onnx import frozen_copy, trace
-from pocketvit.deployment.rewrites import rewrite_for_inference
+from pocketvit.deployment.rewrites import apply_rewrites
 
 __all__ = ["STOCK", "STOCK_FILES"]
 
@@ -124,5 +124,5 @@ def _float_file(model: nn.Module, images: Tensor, folder: Path) -> Path:
 
 def _rewritten(model: nn.Module, images: Tensor) -> nn.Module:
     """As `pocketvit export` writes it."""
-    network, _ = rewrite_for_inference(frozen_copy(model).double(), size=images.shape[-1])
+    network = apply_rewrites(frozen_copy(model).double(), size=images.shape[-1])
     return frozen_copy(network)

@@ -149,5 +149,7 @@ def test_integer_parity_on_every_family(name, card, shallow, tmp_path) -> None:
         chosen = [row for row in convolutions if network.operator(row.operator).has_quantizers]
         in_float = [row for row in chosen if row.precision != "int8"]
         assert len(in_float) <= 0.2 * len(convolutions), in_float
-        assert len(chosen) >= 0.65 * len(convolutions)  # narrow groups of Mobile-Former stay in float
+        kept = [network.operator(row.operator) for row in convolutions if row not in chosen]
+        assert all(operator.float_reason for operator in kept)
+        assert len(chosen) > len(kept), kept  # Mobile-Former has many with several outputs each
         assert file.bytes < 0.45 * sum(p.numel() for p in model.parameters()) * 4

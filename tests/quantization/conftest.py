@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,9 +55,14 @@ def tiny_model() -> nn.Module:
     return model
 
 
-@pytest.fixture
-def tiny(tiny_model) -> QuantizedNetwork:
+@pytest.fixture(scope="session")
+def _captured_once(tiny_model) -> QuantizedNetwork:
     return capture(tiny_model, size=16)
+
+
+@pytest.fixture
+def tiny(_captured_once) -> QuantizedNetwork:
+    return copy.deepcopy(_captured_once)
 
 
 @pytest.fixture(scope="session")

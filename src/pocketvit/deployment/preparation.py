@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pocketvit.deployment.onnx import frozen_copy
-from pocketvit.deployment.rewrites import REWRITES, rewrite_for_inference
+from pocketvit.deployment.rewrites import REWRITES, apply_rewrites
 from pocketvit.quantization import QuantizedNetwork, capture
 
 __all__ = ["prepare_for_quantization"]
@@ -25,7 +25,5 @@ def prepare_for_quantization(model: nn.Module, *, size: int, in_chans: int = 3) 
     """
     names = [name for name in REWRITES if name not in _NOT_BEFORE_QUANTIZATION]
     # in double precision, so that every merged weight is rounded once
-    rewritten, _ = rewrite_for_inference(
-        frozen_copy(model).double(), size=size, in_chans=in_chans, names=names
-    )
+    rewritten = apply_rewrites(frozen_copy(model).double(), size=size, in_chans=in_chans, names=names)
     return capture(frozen_copy(rewritten), size=size, in_chans=in_chans)

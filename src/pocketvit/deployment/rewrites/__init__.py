@@ -7,6 +7,6 @@ real numbers the rewritten network computes what the trained one computes; in fl
 `merging` puts one layer into another; `replacing` puts a module made for inference in place of a trained one.
 """
 
-from pocketvit.deployment.rewrites.rewriting import REWRITES, Rewrite, rewrite_for_inference
+from pocketvit.deployment.rewrites.rewriting import REWRITES, Rewrite, apply_rewrites, rewrite_for_inference
 
-__all__ = ["REWRITES", "Rewrite", "rewrite_for_inference"]
+__all__ = ["REWRITES", "Rewrite", "apply_rewrites", "rewrite_for_inference"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from pocketvit.deployment.rewrites.replacing import (
     unfold_tokens,
 )
 
-__all__ = ["REWRITES", "Rewrite", "rewrite_for_inference"]
+__all__ = ["REWRITES", "Rewrite", "apply_rewrites", "rewrite_for_inference"]
 
 Step = Callable[[nn.Module, Flow], list[str]]
 """Changes the model it is given; returns the names of the places that changed."""
@@ -95,8 +95,38 @@ def rewrite_for_inference(
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
     done: list[Rewrite] = []
+    before = _cost(network, trace_flow(network, size=size, in_chans=in_chans), size, in_chans)
+    for name, places, flow in _apply(network, size, in_chans, names):
+        after = _cost(network, flow, size, in_chans)
+        params, macs, elements = (old - new for old, new in zip(before, after, strict=True))
+        before = after
+        done.append(
+            Rewrite(
+                name=name,
+                params_saved=params,
+                macs_saved=macs,
+                activations_saved=elements,
+                places=tuple(places),
+            )
+        )
+    return network, done
+
+
+def apply_rewrites(
+    model: nn.Module, *, size: int, in_chans: int = 3, names: Iterable[str] | None = None
+) -> nn.Module:
+    """`rewrite_for_inference` without counting what was saved, which takes as long as rewriting does."""
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    for _ in _apply(network, size, in_chans, names):
+        pass
+    return network
+
+
+def _apply(
+    network: nn.Module, size: int, in_chans: int, names: Iterable[str] | None
+) -> Iterator[tuple[str, list[str], Flow]]:
+    """Change `network`; after each rewrite that applied, its name, its places and what feeds what now."""
     flow = trace_flow(network, size=size, in_chans=in_chans)
-    before = _cost(network, flow, size, in_chans)
     for name in REWRITES if names is None else names:
         if name not in REWRITES:
             raise unknown_name("rewrite", name, REWRITES)
@@ -105,19 +135,7 @@ def rewrite_for_inference(
             places += changed
             flow = trace_flow(network, size=size, in_chans=in_chans)
         if places:
-            after = _cost(network, flow, size, in_chans)
-            params, macs, elements = (old - new for old, new in zip(before, after, strict=True))
-            before = after
-            done.append(
-                Rewrite(
-                    name=name,
-                    params_saved=params,
-                    macs_saved=macs,
-                    activations_saved=elements,
-                    places=tuple(places),
-                )
-            )
-    return network, done
+            yield name, places, flow
 
 
 def _cost(model: nn.Module, flow: Flow, size: int, in_chans: int) -> tuple[int, int, int]:
