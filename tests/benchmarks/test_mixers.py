@@ -31,13 +31,13 @@ def test_memory_is_that_of_the_work_alone(mixers):
     held = torch.ones(10**7)  # before: not counted
 
     def work():
-        return float(torch.ones(5 * 10**6).sum())
+        return float(torch.ones(15 * 10**6).sum())
 
     memory, found = mixers.peak_bytes(torch.device("cpu"), work)
-    assert found == 5e6
-    # 20 MB and what the allocator rounds up to; less what the process already held and had free, and the
-    # kernel counts resident pages in batches
-    assert 18e6 <= memory < 30e6
+    assert found == 15e6
+    # 60 MB and what the allocator rounds up to; the kernel counts resident pages in batches. Less than 32 MB
+    # glibc may take from what other tests freed.
+    assert 58e6 <= memory < 75e6
     assert held.sum() == 10**7
 
 
