@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-TINY = ["--size", "32", "--images", "2", "--threads", "1", "--methods", "minmax"]
+TINY = [
+    "--model",
+    "timm/test_resnet",
+    "--size",
+    "32",
+    "--images",
+    "2",
+    "--threads",
+    "1",
+    "--methods",
+    "minmax",
+]
 
 
 @pytest.mark.slow
@@ -18,7 +29,7 @@ def test_a_row_for_each_method_and_what_takes_too_long(tmp_path: Path) -> None:
     assert set(row["parts"]) == {"prepare", "quantize"}
     assert 0 < row["cpu_seconds"] < 300
     assert 0 < row["memory_before_gib"] <= row["peak_memory_gib"] < 4
-    assert row["quantized_operators"] > 50
+    assert row["quantized_operators"] > 5
     before = out.read_text()
     script.main([*TINY, "--diagnosed", "--out", str(out)])
     assert out.read_text() == before, "a row that is there is not measured again"

@@ -112,7 +112,7 @@ def test_contradictory_arguments(cli, words):
     assert "Traceback" not in err
 
 
-def test_a_full_disk_keeps_what_was_there(photos, tmp_path):
+def test_a_full_disk_keeps_what_was_there(cli, photos, tmp_path):
     """A limit on the size of files stands for the disk: the checkpoint is the first file above it."""
 
     def limit():
@@ -121,18 +121,11 @@ def test_a_full_disk_keeps_what_was_there(photos, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    command = [
-        sys.executable,
-        "-m",
-        "pocketvit.cli.main",
-        "train",
-        str(photos),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    ended = subprocess.run([*command, *TINY], preexec_fn=limit, capture_output=True, text=True, check=False)
+    words = ["train", str(photos), "--out", str(tmp_path / "run"), *TINY]
+    command = [sys.executable, "-m", "pocketvit.cli.main", *words]
+    ended = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert ended.returncode == 8, ended.stderr
     assert "StorageError" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list((tmp_path / "run").rglob("*.tmp"))
-    assert subprocess.run([*command, *TINY], capture_output=True, check=False).returncode == 0
+    assert cli(*words)[0] == 0

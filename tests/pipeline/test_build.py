@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pocketvit.backbones import create_model
+from pocketvit.cli.main import main
 from pocketvit.core.errors import DataError, RunError, VerificationError
 from pocketvit.core.files import sha256_of
 from pocketvit.core.rundir import RunDirectory
@@ -118,12 +119,12 @@ def test_unusable_data_leaves_no_trace_of_training(tmp_path, small_job):
 
 LONGER = [
     "train", "digits", "--limit", "160", "--model", "mobilevit_xxs", "-r", "32", "--pretrained", "none",
-    "--epochs", "4", "--batch-size", "32", "--workers", "0",
+    "--epochs", "4", "--batch-size", "32", "--workers", "0", "--out",
 ]  # fmt: skip
 
 
 def _start(out):
-    command = [sys.executable, "-m", "pocketvit.cli.main", *LONGER, "--out", str(out)]
+    command = [sys.executable, "-m", "pocketvit.cli.main", *LONGER, str(out)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"})
 
 
@@ -137,9 +138,7 @@ def _wait_for_an_epoch(process, metrics):
 def uninterrupted(tmp_path_factory):
     """The weights that training ends with when nothing comes between."""
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    whole = _start(out)
-    assert whole.wait() == 0, whole.stderr.read()
-    whole.stderr.close()
+    assert main([*LONGER, str(out)]) == 0
     return load_file(out / "checkpoints" / "model.safetensors")
 
 
@@ -153,9 +152,7 @@ def test_killed_in_training_and_run_again_gives_the_same_network(tmp_path, how, 
     assert process.returncode == (75 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
         assert "--resume" in errors
-    again = _start(tmp_path / "cut")
-    assert again.wait() == 0, again.stderr.read()
-    again.stderr.close()
+    assert main([*LONGER, str(tmp_path / "cut")]) == 0
     found = load_file(tmp_path / "cut" / "checkpoints" / "model.safetensors")
     assert uninterrupted.keys() == found.keys()
     assert all(uninterrupted[name].equal(found[name]) for name in uninterrupted)
