@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.pipeline.build import build
@@ -21,6 +23,15 @@ from pocketvit.pipeline.config import BuildConfig
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if "CI" in os.environ else "here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_of_the_exporter_are_read_once():
+    """torch.onnx parses the sources of all its operators for each export, for about a second; here once."""
+    read = ONNXRegistry.from_torchlib
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(read)))
+        yield
 
 
 def small_job(out: Path, **changes) -> BuildConfig:
