@@ -1,23 +1,27 @@
-"""Fixtures for tests that go through the whole job, and how hypothesis runs."""
+"""Fixtures for tests that go through the whole job, and how hypothesis runs.
+
+Fixtures import what they need: the process that hands out tests to others reads this file too, and need not
+wait ten seconds for torch.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from PIL import Image
-from torch import nn
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from pocketvit.core.rundir import RunDirectory
-from pocketvit.pipeline.build import build
-from pocketvit.pipeline.config import BuildConfig
+if TYPE_CHECKING:
+    from pocketvit.core.rundir import RunDirectory
+    from pocketvit.pipeline.config import BuildConfig
 
 # A busy machine must not fail a test, and continuous integration must give the same answer twice.
 settings.register_profile("here", deadline=None)
@@ -28,6 +32,8 @@ settings.load_profile("ci" if "CI" in os.environ else "here")
 @pytest.fixture(scope="session", autouse=True)
 def _operators_of_the_exporter_are_read_once():
     """torch.onnx parses the sources of all its operators for each export, for about a second; here once."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
     read = ONNXRegistry.from_torchlib
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(read)))
@@ -36,6 +42,8 @@ def _operators_of_the_exporter_are_read_once():
 
 def small_job(out: Path, **changes) -> BuildConfig:
     """The whole job in seconds: few digits, few pixels, one epoch."""
+    from pocketvit.pipeline.config import BuildConfig
+
     settings = {
         "data": "digits",
         "out": out,
@@ -55,6 +63,9 @@ def small_job_fixture():
 
 
 def _built_once(name: str, tmp_path_factory, **changes) -> RunDirectory:
+    from pocketvit.core.rundir import RunDirectory
+    from pocketvit.pipeline.build import build
+
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -78,80 +89,39 @@ def finished_plain_run(tmp_path_factory) -> RunDirectory:
     return _built_once("finished-plain-run", tmp_path_factory, model="timm/test_resnet")
 
 
-def _kind(module: nn.Module) -> list[tuple]:
-    """What a module is made of, whatever its widths and wherever it stands."""
-
-    def numbers(part: nn.Module) -> tuple:
-        if isinstance(part, nn.Conv2d):
-            return part.kernel_size, part.stride, part.dilation, min(part.groups, 2), part.bias is None
-        return ()
-
-    return [(name, type(part), numbers(part)) for name, part in module.named_modules()]
-
-
-def _rows(module: nn.Module) -> list[nn.Sequential | nn.ModuleList]:
-    return [part for part in module.modules() if isinstance(part, nn.Sequential | nn.ModuleList)]
-
-
-def _shapes(value) -> list[torch.Size]:
-    if isinstance(value, tuple | list):
-        return [shape for part in value for shape in _shapes(part)]
-    return [value.shape] if isinstance(value, torch.Tensor) else []
-
-
-def _shape_keeping(model: nn.Module, size: int) -> set[nn.Module]:
-    """The blocks, in rows, that return what they are given in shape: without them the network still runs."""
-    kept = set()
-
-    def look(module: nn.Module, args: tuple, result) -> None:
-        if _shapes(args) == _shapes(result):
-            kept.add(module)
-
-    rows = _rows(model)
-    blocks = {block for row in rows for block in row if block.state_dict() and list(block.children())}
-    hooks = [block.register_forward_hook(look) for block in blocks.difference(rows)]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, size, size, dtype=next(model.parameters()).dtype))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
-    return kept
-
-
 @pytest.fixture(scope="session")
 def shallow():
-    """Make a network shallow: of blocks of a kind that keep the shape of what passes, the first stays.
-
-    Tracing takes seconds for each block, and a second one of a kind is traced like the first. Blocks within a
-    block are counted for themselves: no attention block is without a layer.
-    """
-
-    def shorten(model: nn.Module, size: int = 64) -> nn.Module:
-        removable = _shape_keeping(model, size)
-
-        def thin(row: nn.Sequential | nn.ModuleList, seen: list) -> None:
-            again = []
-            for i, block in enumerate(row):
-                if block not in removable:
-                    continue
-                if (kind := _kind(block)) in seen:
-                    again.append(i)
-                else:
-                    seen.append(kind)
-            for i in reversed(again):
-                del row[i]
-
-        rows = _rows(model)
-        within = {row for block in removable for row in _rows(block)}
-        for row in reversed([row for row in rows if row in within]):
-            thin(row, [])
-        seen: list = []
-        for row in [row for row in rows if row not in within]:
-            thin(row, seen)
-        return model
+    from shallow_networks import shorten
 
     return shorten
+
+
+@pytest.fixture
+def fork(tmp_path):
+    """Start `work` in a copy of this process, where nothing is left to import.
+
+    Returns what waits for its end: (exit status, or minus the signal that ended it; its standard error).
+    """
+    import torch
+
+    def start(work: Callable[[], int]) -> tuple[int, Callable[[], tuple[int, str]]]:
+        errors = tmp_path / "errors.txt"
+        child = os.fork()
+        if not child:
+            status = 70
+            try:
+                torch.set_num_threads(1)  # the threads of the parent are not here
+                with errors.open("w", buffering=1) as sys.stderr:
+                    status = work()
+            finally:
+                os._exit(status)  # whatever happens, no second process goes on with the tests
+
+        def wait() -> tuple[int, str]:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), errors.read_text()
+
+        return child, wait
+
+    return start
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import errno
 import os
 import resource
-import subprocess
-import sys
+import signal
 
 import pytest
 from safetensors.torch import save_file
 
 from pocketvit.backbones import create_model
+from pocketvit.cli.main import main
 
 TINY = ["--model", "mobilevit_xxs", "-r", "32", "--pretrained", "none", "--epochs", "1", "--workers", "0"]
 
@@ -112,20 +112,20 @@ def test_contradictory_arguments(cli, words):
     assert "Traceback" not in err
 
 
-def test_a_full_disk_keeps_what_was_there(cli, photos, tmp_path):
+def test_a_full_disk_keeps_what_was_there(cli, photos, tmp_path, fork):
     """A limit on the size of files stands for the disk: the checkpoint is the first file above it."""
 
-    def limit():
-        import signal
+    words = ["train", str(photos), "--out", str(tmp_path / "run"), *TINY]
 
+    def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        return main(words)
 
-    words = ["train", str(photos), "--out", str(tmp_path / "run"), *TINY]
-    command = [sys.executable, "-m", "pocketvit.cli.main", *words]
-    ended = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False)
-    assert ended.returncode == 8, ended.stderr
-    assert "StorageError" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    _, wait = fork(work)
+    status, errors = wait()
+    assert status == 8, errors
+    assert "StorageError" in errors
+    assert "Traceback" not in errors
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert cli(*words)[0] == 0

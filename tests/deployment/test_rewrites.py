@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from pocketvit.backbones.swiftformer import SwiftFormer, SwiftFormerSpec
 from pocketvit.core.errors import ExportError, UnknownNameError
 from pocketvit.deployment import ExportedClassifier, export_onnx, rewrite_for_inference
 from pocketvit.deployment.dataflow import trace_flow
-from pocketvit.deployment.rewrites import REWRITES
+from pocketvit.deployment.rewrites import REWRITES, Rewrite
 from pocketvit.mixers.softmax import SoftmaxAttention
 from pocketvit.tasks import ModelCard
 
@@ -89,13 +91,48 @@ def agree(model: nn.Module, rewritten: nn.Module, size: int, batch: int = 2, cha
     assert expected.std(dim=0).max() > 1e-6  # the images make a difference
 
 
-@pytest.mark.parametrize("family", SMALL)
-@pytest.mark.parametrize("size", [64, 71])
-def test_all_together_are_exact(family: str, size: int) -> None:
+@dataclass(frozen=True)
+class Done:
+    """A network before, and what was made of it."""
+
+    model: nn.Module
+    before: dict[str, Tensor]
+    rewritten: nn.Module
+    rewrites: list[Rewrite]
+
+
+@lru_cache(maxsize=1)
+def done(family: str) -> Done:
+    """A family's small network, in training mode, rewritten for 64 px."""
+    model = settled(SMALL[family]()).train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    return Done(model, before, *rewrite_for_inference(model, size=64))
+
+
+# The scope brings all tests of a family together: its network is rewritten once.
+each_family = pytest.mark.parametrize("family", SMALL, scope="module")
+
+
+@each_family
+def test_the_network_itself_stays(family: str) -> None:
+    model = done(family).model
+    assert model.training
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, done(family).before[key])
+
+
+@each_family
+def test_all_together_are_exact(family: str) -> None:
+    assert {rewrite.name for rewrite in done(family).rewrites} == APPLIES[family]
+    agree(copy.deepcopy(done(family).model).eval(), done(family).rewritten, 64)
+
+
+@each_family
+def test_they_are_exact_at_an_odd_size(family: str) -> None:
     model = settled(SMALL[family]())
-    rewritten, rewrites = rewrite_for_inference(model, size=size)
+    rewritten, rewrites = rewrite_for_inference(model, size=71)
     assert {rewrite.name for rewrite in rewrites} == APPLIES[family]
-    agree(model, rewritten, size)
+    agree(model, rewritten, 71)
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, n) for f, names in APPLIES.items() for n in sorted(names)])
@@ -130,10 +167,10 @@ def test_real_networks(name: str, size: int, shallow) -> None:
         assert {"fold_layer_scale", "average_classifiers"} <= {rewrite.name for rewrite in rewrites}
 
 
-@pytest.mark.parametrize("family", SMALL)
+@each_family
 def test_what_was_saved_is_what_is_gone(family: str) -> None:
-    model = settled(SMALL[family]())
-    rewritten, rewrites = rewrite_for_inference(model, size=64)
+    model = copy.deepcopy(done(family).model).eval()
+    rewritten, rewrites = done(family).rewritten, done(family).rewrites
     before, after = measure_complexity(model, 64), measure_complexity(rewritten, 64)
     assert sum(rewrite.params_saved for rewrite in rewrites) == before.params - after.params
     assert sum(rewrite.macs_saved for rewrite in rewrites) == before.macs - after.macs
@@ -142,20 +179,9 @@ def test_what_was_saved_is_what_is_gone(family: str) -> None:
     assert before.params > after.params
 
 
-@pytest.mark.parametrize("family", SMALL)
-def test_the_network_itself_stays(family: str) -> None:
-    model = settled(SMALL[family]()).train()
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    rewrite_for_inference(model, size=64)
-    assert model.training
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[key])
-
-
-@pytest.mark.parametrize("family", SMALL)
+@each_family
 def test_a_second_time_finds_nothing(family: str) -> None:
-    once, _ = rewrite_for_inference(settled(SMALL[family]()), size=64)
-    _, again = rewrite_for_inference(once, size=64)
+    _, again = rewrite_for_inference(done(family).rewritten, size=64)
     assert not again
 
 

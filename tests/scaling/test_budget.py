@@ -3,7 +3,7 @@ import pytest
 from pocketvit.backbones import BuildOptions, create_model
 from pocketvit.backbones.complexity import measure_complexity
 from pocketvit.core.errors import BudgetError, ConfigError, UnknownNameError
-from pocketvit.scaling import Budget, choose_model
+from pocketvit.scaling import Budget, budget, choose_model
 from pocketvit.scaling.budget import RESOLUTIONS, architectures, warranted_resolution
 
 
@@ -44,7 +44,8 @@ def test_every_candidate_says_why(choice):
     assert choice.reason.endswith(".")
 
 
-def test_sharp_images_get_the_highest_resolution_at_which_something_fits():
+def test_sharp_images_get_the_highest_resolution_at_which_something_fits(monkeypatch):
+    monkeypatch.setattr(budget, "architectures", lambda: ["mobilevit_xxs", "swiftformer_s", "cas_vit_xs"])
     choice = choose_model(num_classes=10, typical_size=100, budget=Budget(macs=70_000_000))
     sizes = [candidate.resolution for candidate in choice.candidates]
     assert choice.resolution == min(sizes) < max(sizes) == 128

@@ -19,6 +19,7 @@ from pocketvit.core.errors import ExportError
 from pocketvit.core.files import sha256_of, write_bytes
 from pocketvit.deployment.attention import fuse_attention
 from pocketvit.deployment.rewrites import Rewrite, rewrite_for_inference
+from pocketvit.quantization.qdq import TRANSLATIONS
 from pocketvit.tasks.card import ModelCard
 
 __all__ = ["OnnxFile", "check_graph", "export_onnx", "frozen_copy", "tidy", "trace"]
@@ -127,6 +128,7 @@ def trace(model: nn.Module, size: int) -> onnx.ModelProto:
                 dynamic_shapes=({0: "batch"},),
                 external_data=False,
                 verbose=False,
+                custom_translation_table=dict(TRANSLATIONS),
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(

@@ -31,6 +31,7 @@ from pocketvit.quantization.operators import (
     Reduction,
     Softmax,
 )
+from pocketvit.quantization.qdq import dequantize, round_to_grid
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["check_integer", "lower"]
@@ -357,14 +358,10 @@ class _Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest representable numbers."""
-        rounded = self._rounded(x)
-        return rounded if self.bounds is None else self._rounded(rounded.clamp(*self.bounds))
-
-    def _rounded(self, x: Tensor) -> Tensor:
-        integers = torch.onnx.ops.symbolic(
-            "QuantizeLinear", (x, self.scale, self.zero_point), dtype=torch.uint8, shape=x.shape
-        )
-        return _dequantized(integers, self.scale, self.zero_point, axis=None)
+        rounded = round_to_grid(x, self.scale, self.zero_point)
+        if self.bounds is None:
+            return rounded
+        return round_to_grid(rounded.clamp(*self.bounds), self.scale, self.zero_point)
 
 
 def _activation(quantizer: Quantizer | None) -> nn.Module:
@@ -386,17 +383,7 @@ class _Integers(nn.Module):
 
     def forward(self) -> Tensor:
         """The numbers."""
-        return _dequantized(self.integers, self.scale, self.zero_point, axis=0 if self.scale.dim() else None)
-
-
-def _dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int | None) -> Tensor:
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear",
-        (integers, scale, zero_point),
-        {} if axis is None else {"axis": axis},
-        dtype=torch.float32,
-        shape=integers.shape,
-    )
+        return dequantize(self.integers, self.scale, self.zero_point, axis=0 if self.scale.dim() else None)
 
 
 def _parameters(operator: Operator, *, dims: int) -> tuple[nn.Module, nn.Module | None]:
