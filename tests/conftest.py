@@ -7,6 +7,7 @@ wait ten seconds for torch.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if "CI" in os.environ else "here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_listens_to_the_tracer():
+    """pytest listens to all loggers that do not propagate, and torch prints graphs where somebody listens."""
+    tracer = logging.getLogger("torch.__trace")
+    tracer.propagate = True
+    tracer.handlers.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

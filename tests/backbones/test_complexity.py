@@ -105,3 +105,19 @@ def test_input_channels_are_counted():
     grey, colour = (create_model("cas_vit_xs", in_chans=c) for c in (1, 3))
     fewer = measure_complexity(colour, 64).macs - measure_complexity(grey, 64, in_chans=1).macs
     assert fewer == 2 * 9 * 24 * 32 * 32
+
+
+def test_the_network_computes_as_before(randomise):
+    model = randomise(create_model("cas_vit_xs", num_classes=3)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+        measure_complexity(model, 64)
+        assert torch.equal(model(images), before)
+
+
+def test_layers_with_a_forward_of_their_own_are_run():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 8, 1))
+    model[1].forward = lambda x: x[:, :4]
+    assert measure_complexity(model, 2).macs == 4 * (3 * 8 + 4 * 8)
+    assert model[1].forward(torch.zeros(1, 8)).shape == (1, 4)
