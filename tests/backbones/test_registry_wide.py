@@ -170,8 +170,8 @@ def test_torch_compile_takes_it_as_one_graph(name, build, shallow):
 
 @pytest.mark.slow
 def test_torch_compile_generates_code(build, shallow):
-    """For one block: code is generated from the graphs above, and compiling a whole network takes minutes."""
-    block = shallow(build("swiftformer_xs")).stages[0].blocks[-1]
+    """For one mixer: code is generated from the graphs above, and compiling a whole network takes minutes."""
+    block = shallow(build("swiftformer_xs")).stages[0].blocks[-1].attn
     x = torch.rand(2, 48, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.compiler.reset()
     compiled = torch.compile(block, fullgraph=True)

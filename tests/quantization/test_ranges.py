@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,36 @@ def test_least_error_behind_a_function_ignores_what_it_flattens():
     assert error(lambda _: torch.relu(behind(x)), torch.relu(x)) < error(
         lambda _: torch.relu(plain(x)), torch.relu(x)
     )
+
+
+def test_one_loud_image_does_not_take_the_steps_from_the_others():
+    generator = torch.Generator().manual_seed(0)
+    quiet = torch.randn(7, 3, 20, 20, generator=generator)
+    loud = 40 * torch.randn(1, 3, 20, 20, generator=generator)
+    x = torch.cat([quiet, loud])
+    together, each = least_error(x, bits=6), least_error(x, bits=6, images=8)
+    assert error(each, quiet) < 0.5 * error(together, quiet)
+
+    def relative(quantizer):
+        rows = x.flatten(1)
+        return float(((quantizer(rows) - rows).square().mean(1) / rows.var(1, correction=0)).mean())
+
+    ranges = [
+        UniformQuantizer.from_range(a * x.min(), b * x.max(), bits=6) for a, b in product(SHARES, SHARES)
+    ]
+    assert relative(each) <= 1.06 * min(relative(quantizer) for quantizer in ranges)
+
+
+SHARES = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e18])
+def test_silent_and_huge_images(images, scale):
+    x = torch.cat([torch.zeros(1, 50), torch.full((1, 50), scale), scale * torch.randn(2, 50)])
+    quantizer = least_error(x, bits=8, images=images)
+    assert torch.isfinite(quantizer(x)).all()
+    assert quantizer.high > quantizer.low
 
 
 @given(

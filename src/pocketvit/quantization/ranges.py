@@ -61,22 +61,25 @@ def omse(x: Tensor, *, bits: int, scheme: Scheme, axis: int | None = None) -> Un
 
 
 def least_error(
-    x: Tensor, *, bits: int, behind: Callable[[Tensor], Tensor] | None = None
+    x: Tensor, *, bits: int, behind: Callable[[Tensor], Tensor] | None = None, images: int = 1
 ) -> UniformQuantizer:
     """The asymmetric range of least squared error, found by shrinking both ends together, then each alone.
 
     Args:
         behind: a function of every element that is all that reads the tensor; the error is measured behind
             it, since what it flattens needs no integers.
+        images: how many lie one behind the other in `x`. The error of each is relative to the variance of its
+            values, or one image of large values decides for all.
     """
     function = behind or (lambda values: values)
     low, high = x.aminmax()
-    values = _some(x)
+    values = _some(x, images)
     wanted = function(values)
+    weights = _weights(wanted)
 
     def best_of(ranges: Iterable[tuple[Tensor, Tensor]]) -> UniformQuantizer:
         tried = [UniformQuantizer.from_range(a, b, bits=bits) for a, b in ranges]
-        errors = [float((function(q(values)) - wanted).square().mean()) for q in tried]
+        errors = [float((weights * (function(q(values)) - wanted).double().square()).mean()) for q in tried]
         limit = min(errors) * _SLACK
         return max((q for q, error in zip(tried, errors, strict=True) if error <= limit), key=_width)
 
@@ -88,11 +91,22 @@ def _width(quantizer: UniformQuantizer) -> float:
     return float(quantizer.scale)
 
 
-def _some(x: Tensor) -> Tensor:
-    flat = x.reshape(-1)
-    if flat.numel() <= _VALUES:
-        return flat
-    return flat[torch.linspace(0, flat.numel() - 1, _VALUES, dtype=torch.float64).long()]
+def _some(x: Tensor, images: int) -> Tensor:
+    """Values of each image, `(images, n)`; of all together where `x` is not divided into so many."""
+    rows = x.reshape(images if x.numel() % images == 0 else 1, -1)
+    wanted = _VALUES // len(rows)
+    if rows.shape[1] <= wanted:
+        return rows
+    return rows[:, torch.linspace(0, rows.shape[1] - 1, wanted, dtype=torch.float64).long()]
+
+
+def _weights(rows: Tensor) -> Tensor:
+    """One over the variance of each row, `(rows, 1)`; rows that hardly vary count no more than 100 times."""
+    if len(rows) == 1:
+        return rows.new_ones(1, 1, dtype=torch.float64)
+    variance = rows.double().var(dim=1, keepdim=True, correction=0)
+    least = max(0.01 * float(variance.mean()), torch.finfo(torch.float64).tiny)
+    return 1 / variance.clamp(min=least)
 
 
 def by_channel(x: Tensor, axis: int | None) -> Tensor:

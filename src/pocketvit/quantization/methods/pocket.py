@@ -6,8 +6,9 @@ normalises leaves the others few steps.
 
 Then the network is walked in order, so that each operator sees what the integers before it really deliver:
 
-1. The range of a tensor is the one of least squared error, shared by all that read the tensor, so that an
-   integer runtime writes it once (least error: OMSE, Choukroun et al.; the rest ours).
+1. The range of a tensor is the one of least squared error, each image's relative to its variance: without,
+   one image of large values takes the steps from all others. It is shared by all that read the tensor, so
+   that an integer runtime writes it once (least error: OMSE, Choukroun et al.; the rest ours).
 2. Weights get the scale of least error of the operator's result, by the second moments of what is read; a
    scale an output channel.
 3. Closed-form correction of the weights: the inputs' error by ridge regression (ERQ), rounding with feedback
@@ -62,7 +63,7 @@ def calibrate(
             walk(network, calibration), description="quantizing", total=len(network.operators)
         ):
             if step.operator in chosen:
-                _inputs(network, step, spec, shared)
+                _inputs(network, step, calibration, spec, shared)
                 _weights(step, spec)
                 if writes_integers(step.operator, spec.runtime):
                     _output(network, step)
@@ -93,17 +94,19 @@ def _equalize(
 def _inputs(
     network: QuantizedNetwork,
     step: Step,
+    calibration: Calibration,
     spec: QuantizationSpec,
     shared: dict[Hashable, UniformQuantizer],
 ) -> None:
     if step.operator.weights_only:
         return
     name, bits = step.operator.name, spec.activation_bits(step.operator.name)
+    images = len(calibration.images)
     for index, x in enumerate(step.inputs):
         # Parts of one tensor have one source, but each part a range of its own.
         key = (network.sources[name, index], bits, x.numel(), *map(float, x.aminmax()))
         if key not in shared:
-            shared[key] = least_error(x, bits=bits)
+            shared[key] = least_error(x, bits=bits, images=images)
         step.operator.set_input(index, shared[key])
 
 
