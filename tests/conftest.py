@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -109,7 +110,8 @@ def shallow():
 def fork(tmp_path):
     """Start `work` in a copy of this process, where nothing is left to import.
 
-    Returns what waits for its end: (exit status, or minus the signal that ended it; its standard error).
+    Returns its process number, and what waits for its end: (exit status, or minus the signal that ended it;
+    its standard error).
     """
     import torch
 
@@ -117,11 +119,12 @@ def fork(tmp_path):
         errors = tmp_path / "errors.txt"
         child = os.fork()
         if not child:
-            status = 70
+            status, sys.stderr = 70, errors.open("w", buffering=1)
             try:
                 torch.set_num_threads(1)  # the threads of the parent are not here
-                with errors.open("w", buffering=1) as sys.stderr:
-                    status = work()
+                status = work()
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)  # whatever happens, no second process goes on with the tests
 

@@ -15,10 +15,9 @@ from pocketvit.mixers.separable import SeparableSelfAttention
 
 __all__ = ["Complexity", "measure_complexity"]
 
-_FREE = {
-    *(nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm),
-    *(nn.GELU, nn.SiLU, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid),
-}
+_NORMS = {nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm}
+_ACTIVATIONS = {nn.GELU, nn.SiLU, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid}
+_FREE = _NORMS | _ACTIVATIONS
 """Layers that keep the shape and have no product that is counted. Tracing them takes half of the time."""
 
 

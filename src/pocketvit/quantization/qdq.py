@@ -1,7 +1,7 @@
 """ONNX's QuantizeLinear and DequantizeLinear as operators that torch can trace.
 
 They have shapes and no arithmetic in torch. `torch.onnx.ops.symbolic` writes the same graph, but traces
-three times as long, and a quantized network has two or three pairs for each of its operators.
+twice as long, and a quantized network has two or three pairs for each of its operators.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["TRANSLATIONS", "dequantize", "round_to_grid"]
 
 
 def round_to_grid(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """The nearest multiples of `scale` in the range of the type of `zero_point`, `(..., )` as `x`."""
+    """`scale * (clip(round(x / scale) + zero_point) - zero_point)`, clipped to the type of `zero_point`."""
     return torch.ops.pocketvit.round_to_grid(x, scale, zero_point)
 
 
