@@ -9,9 +9,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pocketvit.backbones.mobile_former_blocks import DownBlock, FlatBlock, Row, make_block
+from pocketvit.backbones.options import Reduction
+
 
 def shorten(model: nn.Module, size: int = 64) -> nn.Module:
     """The network itself, without the blocks that repeat another; `size` is that of its images."""
+    _lighten(model)
     removable = _shape_keeping(model, size)
 
     def thin(row: nn.Sequential | nn.ModuleList, seen: list) -> None:
@@ -34,6 +38,24 @@ def shorten(model: nn.Module, size: int = 64) -> nn.Module:
     for row in [row for row in rows if row not in within]:
         thin(row, seen)
     return model
+
+
+def _lighten(model: nn.Module) -> None:
+    """Let one block of Mobile-Former halve the map and one keep it; its light ones change what is left."""
+
+    def light(block: DownBlock | FlatBlock) -> nn.Module:
+        chans, last = (
+            block.conv1[0].in_channels,
+            (block.conv4 if isinstance(block, DownBlock) else block.conv3)[0],
+        )
+        step = Reduction(stride=2 if isinstance(block, DownBlock) else 1, first=1, dilation=1)
+        row = Row(block="lite", expansion=1, out=last.out_channels, stride=step.stride)
+        return make_block(row, chans, step, dim=0, groups=last.groups).to(last.weight).train(block.training)
+
+    for kind in (DownBlock, FlatBlock):
+        blocks = [(name, block) for name, block in model.named_modules() if isinstance(block, kind)]
+        for name, block in blocks[1:]:
+            model.set_submodule(name, light(block))
 
 
 def _kind(module: nn.Module) -> list[tuple]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import checker, helper
-from onnxscript import optimizer
 from torch import nn
 
 from pocketvit.backbones.complexity import measure_complexity
@@ -19,6 +18,7 @@ from pocketvit.core.errors import ExportError
 from pocketvit.core.files import sha256_of, write_bytes
 from pocketvit.deployment.attention import fuse_attention
 from pocketvit.deployment.rewrites import Rewrite, rewrite_for_inference
+from pocketvit.deployment.simplification import simplify
 from pocketvit.quantization.qdq import TRANSLATIONS
 from pocketvit.tasks.card import ModelCard
 
@@ -121,7 +121,7 @@ def trace(model: nn.Module, size: int) -> onnx.ModelProto:
                 model,
                 (example,),
                 dynamo=True,
-                optimize=False,  # below, once
+                optimize=False,  # below, by `simplify`
                 opset_version=_OPSET,
                 input_names=["image"],
                 output_names=["logits"],
@@ -136,9 +136,7 @@ def trace(model: nn.Module, size: int) -> onnx.ModelProto:
             fix="Run again with --debug for the exporter's own report.",
         ) from error
     assert program is not None  # only None when the exporter writes the file itself
-    # By default operations on weights are left alone when these are larger than a few kB; a file that is
-    # opened a thousand times should not slice its weights anew each time.
-    optimizer.optimize_ir(program.model, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
+    simplify(program.model)
     return program.model_proto
 
 
