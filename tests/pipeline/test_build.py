@@ -116,8 +116,8 @@ def test_unusable_data_leaves_no_trace_of_training(tmp_path, small_job):
 
 
 LONGER = [
-    "train", "digits", "--limit", "160", "--model", "mobilevit_xxs", "-r", "32", "--pretrained", "none",
-    "--epochs", "4", "--batch-size", "32", "--workers", "0", "--out",
+    "train", "digits", "--limit", "160", "--model", "timm/test_resnet", "-r", "32", "--pretrained", "none",
+    "--epochs", "10", "--batch-size", "32", "--workers", "0", "--out",
 ]  # fmt: skip
 
 

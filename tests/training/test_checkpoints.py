@@ -1,8 +1,9 @@
 import errno
 import json
 import os
-import subprocess
-import sys
+import random
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,53 +147,40 @@ def test_clearing_leaves_the_deployable_weights(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_there_is_always_a_whole_checkpoint(tmp_path):
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_killed_at_any_moment_there_is_always_a_whole_checkpoint(tmp_path, fork):
     """Fifty times a writer is killed: no more than the step under way is lost, and nothing loads wrongly."""
-    code = """
-import os, random, signal, sys, time, torch
-from pathlib import Path
-from pocketvit.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-
-folder, told = Path(sys.argv[1]), Path(sys.argv[2])
-
-def write_on():
-    found = load_checkpoint(folder, architecture="net_a")
-    step = 0 if found is None else found.step
-    while True:
-        step += 1
-        save_checkpoint(folder, Checkpoint(step, "net_a", {"w": torch.full((300_000,), float(step))}, {}))
-        told.write_text(str(step))
-
-random.seed(0)
-for attempt in range(50):
-    child = os.fork()
-    if not child:
-        write_on()
-    time.sleep(random.uniform(0.0, 0.1))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    last = int(told.read_text() or 0) if told.exists() else 0
-    found = load_checkpoint(folder, architecture="net_a")
-    step = 0 if found is None else found.step
-    assert last <= step, (last, step)
-    assert found is None or torch.equal(found.tensors["w"], torch.full((300_000,), float(step)))
-print("reached", step)
-save_checkpoint(folder, Checkpoint(step + 1, "net_a", {"w": torch.zeros(3)}, {}))
-left = sorted(path.name for path in folder.iterdir())  # what the killed ones left is gone
-assert len(left) == 4 and not [name for name in left if name.endswith(".tmp")], left
-"""
-    folder = tmp_path / "checkpoints"
+    folder, told = tmp_path / "checkpoints", tmp_path / "told"
     folder.mkdir()
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(tmp_path / "told")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout.split()[-1]) >= 10
+
+    def weights(step):
+        return torch.full((300_000,), float(step))
+
+    def write_on():
+        found = load(folder)
+        step = 0 if found is None else found.step
+        while True:
+            step += 1
+            save_checkpoint(folder, Checkpoint(step, "net_a", {"w": weights(step)}, {}))
+            told.write_text(str(step))
+
+    moments, step = random.Random(0), 0
+    for _ in range(50):
+        child, wait = fork(write_on)
+        time.sleep(moments.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        status, errors = wait()
+        assert status == -signal.SIGKILL, errors
+        last = int(told.read_text() or 0) if told.exists() else 0
+        found = load(folder)
+        step = 0 if found is None else found.step
+        assert last <= step
+        assert found is None or torch.equal(found.tensors["w"], weights(step))
+    assert step >= 10
+    save(folder, step + 1)
+    left = names(folder)  # what the killed ones left is gone
+    assert len(left) == 4
+    assert not [name for name in left if name.endswith(".tmp")]
 
 
 # ---- deployable weights
