@@ -96,7 +96,9 @@ def finished_run(tmp_path_factory) -> RunDirectory:
 @pytest.fixture(scope="session")
 def finished_plain_run(tmp_path_factory) -> RunDirectory:
     """The same of a network of a few convolutions, for tests that export again and again."""
-    return _built_once("finished-plain-run", tmp_path_factory, model="timm/test_resnet")
+    from plain_network import NAME
+
+    return _built_once("finished-plain-run", tmp_path_factory, model=NAME)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def quantize_plain(cli, plain_run):
 @pytest.mark.slow
 def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize_plain, cli, plain_run, agreeing):
     run = plain_run
-    code, out, err = quantize_plain("--json", "--calibration", 16, "--keep-float", "fc")
+    code, out, err = quantize_plain("--json", "--calibration", 16, "--keep-float", "head.fc")
     assert code == 0, err
     content = json.loads(out)
     assert content == read_json(run.path / "quantization.json")
@@ -64,7 +64,7 @@ def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize_plain, cli, p
     assert card.accuracy == content["accuracy"]["simulated"]["value"]
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
 
-    head = next(row for row in content["execution"] if row["operator"] == "fc")
+    head = next(row for row in content["execution"] if row["operator"] == "head.fc")
     assert head["precision"]["onnxruntime"] == "float32"
     assert "--keep-float" in head["reason"]["onnxruntime"]
     convolutions = [row for row in content["execution"] if row["kind"] == "convolution"]
@@ -78,9 +78,9 @@ def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize_plain, cli, p
     ]
     report = run.report.read_text()
     assert "model.int8.onnx" in report
-    assert ">fc<" in report
+    assert ">head.<wbr>fc<" in report
 
-    code, out, err = quantize_plain("--calibration", 16, "--keep-float", "fc")
+    code, out, err = quantize_plain("--calibration", 16, "--keep-float", "head.fc")
     assert code == 0
     assert "already done, reused" in err
     assert "95% interval" in out

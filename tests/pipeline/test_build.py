@@ -4,6 +4,7 @@ import signal
 import time
 
 import pytest
+from plain_network import NAME
 from safetensors.torch import load_file, save_file
 
 from pocketvit.backbones import create_model
@@ -92,7 +93,7 @@ def test_pretrained_file_is_used_and_its_classifier_left_out(photos, tmp_path, s
 
 
 def test_an_export_beyond_the_tolerance_is_not_announced(photos, tmp_path, small_job):
-    run = train_only(small_job(tmp_path / "run", data=str(photos), limit=None, model="timm/test_resnet"))
+    run = train_only(small_job(tmp_path / "run", data=str(photos), limit=None, model=NAME))
     with pytest.raises(VerificationError):
         export_run(run.path, target="onnx", precision="float32", tolerance=1e-12, copy_to=None)
     assert not run.onnx.exists()
@@ -116,7 +117,7 @@ def test_unusable_data_leaves_no_trace_of_training(tmp_path, small_job):
 
 
 LONGER = [
-    "train", "digits", "--limit", "160", "--model", "timm/test_resnet", "-r", "32", "--pretrained", "none",
+    "train", "digits", "--limit", "160", "--model", NAME, "-r", "32", "--pretrained", "none",
     "--epochs", "10", "--batch-size", "32", "--workers", "0", "--out",
 ]  # fmt: skip
 
