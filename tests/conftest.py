@@ -41,12 +41,17 @@ def _nobody_listens_to_the_tracer():
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_of_the_exporter_are_read_once():
-    """torch.onnx parses the sources of all its operators for each export, for about a second; here once."""
+    """torch.onnx parses the sources of all its operators for each export, for about a second; here once.
+
+    Nor are the operators of C++ named again for each namespace: tests register none.
+    """
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     read = ONNXRegistry.from_torchlib
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(read)))
+        patch.setattr(utils, "_materialize_cpp_cia_ops", cache(utils._materialize_cpp_cia_ops))
         yield
 
 
