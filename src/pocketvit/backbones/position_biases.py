@@ -81,16 +81,19 @@ def position_biases(table: Tensor, size: tuple[int, int], *, query_stride: int =
     H, W = size
     table = _stretch(_stretch(table, H, dim=1), W, dim=2)
     rows, columns = (_distances(side, query_stride, table.device) for side in size)
-    index = rows[:, None, :, None] * W + columns[None, :, None, :]
-    return table.flatten(1)[:, index].flatten(3).flatten(1, 2)
+    return table[:, rows[:, None, :, None], columns[None, :, None, :]].flatten(3).flatten(1, 2)
 
 
 def _stretch(table: Tensor, size: int, *, dim: int) -> Tensor:
-    """Read a dimension of n distances at the `size` distances d n / size; whole numbers keep that exact."""
+    """Read a dimension of n distances at the `size` distances d n / size; whole numbers keep that exact.
+
+    No whole number is added or multiplied in a tensor: torchao's quantization makes floats of such.
+    """
     trained = table.shape[dim]
-    place = (torch.arange(size, device=table.device) * trained).clamp(max=(trained - 1) * size)
+    end = size * trained
+    place = torch.arange(0, end, trained, device=table.device).clamp(max=end - size)
     below = place // size
-    above = (below + 1).clamp(max=trained - 1)
+    above = (torch.arange(size, end + size, trained, device=table.device) // size).clamp(max=trained - 1)
     share = (place % size).to(table.dtype) / size
     share = share.reshape([-1 if axis == dim else 1 for axis in range(table.dim())])
     return torch.lerp(table.index_select(dim, below), table.index_select(dim, above), share)
