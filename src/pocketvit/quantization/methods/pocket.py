@@ -45,8 +45,9 @@ from pocketvit.quantization.walk import Step, walk
 
 __all__ = ["POCKET", "calibrate"]
 
-_WORTH_IT = 0.5
-"""Elsewhere the error changes by a sixth, up or down: what is won in tensors is lost in the weights."""
+_WORTH_IT = 0.65
+"""Of the error without. CAS-ViT keeps 0.2 to 0.57 of it, others 0.73 and more, some four times as much: what
+is won in tensors is lost in the weights."""
 
 
 def calibrate(
@@ -75,7 +76,7 @@ def _equalize(
     calibration: Calibration,
     spec: QuantizationSpec,
 ) -> None:
-    """Divide channels if plain min-max quantization then leaves the logits less than half their error."""
+    """Divide channels if plain min-max quantization then leaves the logits clearly less of their error."""
     names = [operator.name for operator in operators]
     equal = copy.deepcopy(network)
     equalize(equal, [equal.operator(name) for name in names], calibration)
