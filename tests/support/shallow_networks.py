@@ -44,12 +44,9 @@ def _lighten(model: nn.Module) -> None:
     """Let one block of Mobile-Former halve the map and one keep it; its light ones change what is left."""
 
     def light(block: DownBlock | FlatBlock) -> nn.Module:
-        chans, last = (
-            block.conv1[0].in_channels,
-            (block.conv4 if isinstance(block, DownBlock) else block.conv3)[0],
-        )
-        step = Reduction(stride=2 if isinstance(block, DownBlock) else 1, first=1, dilation=1)
-        row = Row(block="lite", expansion=1, out=last.out_channels, stride=step.stride)
+        last, stride = (block.conv4[0], 2) if isinstance(block, DownBlock) else (block.conv3[0], 1)
+        chans, step = block.conv1[0].in_channels, Reduction(stride=stride, first=1, dilation=1)
+        row = Row(block="lite", expansion=1, out=last.out_channels, stride=stride)
         return make_block(row, chans, step, dim=0, groups=last.groups).to(last.weight).train(block.training)
 
     for kind in (DownBlock, FlatBlock):

@@ -7,6 +7,8 @@ in its depth, and PyTorch writes the splits of a network as such.
 
 from __future__ import annotations
 
+import sys
+
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import fold_constants_ir
@@ -16,8 +18,6 @@ from onnxscript.rewriter.rules import common as rules
 __all__ = ["simplify"]
 
 _ROUNDS = 2  # what a rule leaves may be folded, and folded again there is rarely anything
-
-_LARGEST = 2**31 - 1  # bytes: a protobuf cannot be larger
 
 _RULES = RewriteRuleSet(
     [
@@ -87,7 +87,7 @@ def simplify(model: ir.Model) -> None:
         # By default operations on weights are left alone when these are larger than a few kB; a file that is
         # opened a thousand times should not slice its weights anew each time.
         folded = fold_constants_ir(
-            model, onnx_shape_inference=True, input_size_limit=_LARGEST, output_size_limit=_LARGEST
+            model, onnx_shape_inference=True, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize
         )
         rewritten = RewritePass(_RULES)(model)
         for clean in _CLEANING:
