@@ -1,6 +1,7 @@
 """Inference time and size of our integer files beside our float files, each in the runtime it is made for.
 
     python benchmarks/integer_speed.py [--models mobilevit_s ...] [--runtimes onnxruntime openvino] [--again]
+        [--files FOLDER [--only-make]]
 
 One image, one thread, the model's own size. The float file is what `pocketvit export` writes, the integer
 file what `pocketvit quantize` does, W8A8 by `pocket`. In OpenVINO the float file also runs in bfloat16 where
@@ -10,7 +11,9 @@ All take turns, in alternating order; what is compared is the ratio of the media
 runs beside it. The networks have random weights and are calibrated on noise: that changes no kernel, and says
 nothing of accuracy, which `benchmarks/quantization.py` measures. A row is written to
 benchmarks/results/integer_speed.json as soon as it is measured, and not measured again unless asked for; one
-where the integer file is slower comes with both profiles.
+where the integer file is slower comes with both profiles. With `--files` the files are kept in that folder
+and not made again, whatever the code says by then: with `--only-make` they can be made on a busy machine, and
+be timed by a second call on a quiet one.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,22 +106,49 @@ def measure(name: str, runtimes: list[RuntimeName], args: argparse.Namespace) ->
     """A row for each runtime."""
     if not runtimes:
         return
+    with folder_of(name, args.files) as folder:
+        made = make(name, runtimes, folder, args)
+        for runtime in [] if args.only_make else runtimes:
+            files = {side: folder / path for side, path in made[runtime].items()}
+            yield compare(name, get_entry(name).preprocessing.size, runtime, files, args)
+
+
+@contextmanager
+def folder_of(name: str, files: Path | None) -> Generator[Path]:
+    """Where the files of a network are: kept if asked for."""
+    if files is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        (files / name).mkdir(parents=True, exist_ok=True)
+        yield files / name
+
+
+def make(name: str, runtimes: list[RuntimeName], folder: Path, args: argparse.Namespace) -> Row:
+    """The files of a network for each runtime, by their side in the row, relative to the folder."""
+    listed = folder / "files.json"
+    made: Row = json.loads(listed.read_text()) if listed.is_file() else {}
+    if all(runtime in made for runtime in runtimes):
+        return made
     torch.manual_seed(args.seed)
     size = get_entry(name).preprocessing.size
     model = settle(create_model(name), size)
-    with tempfile.TemporaryDirectory() as folder:
-        card = random_card(name)
-        in_float = export_onnx(model, Path(folder) / "float.onnx", card=card).path
-        for runtime in runtimes:
-            path = Path(folder) / f"{runtime}.onnx"
-            images = torch.randn(CALIBRATION, 3, size, size)
-            write_integers(model, images, path, card, runtime, args.method)
-            files = {"float32": in_float, "int8": path}
-            if has_stock_tool(runtime):
-                apart = Path(folder) / f"stock-{runtime}"  # it has a float file of its own
-                apart.mkdir()
-                files["stock"] = STOCK_FILES[STOCK[runtime]][1](model, images, apart)
-            yield compare(name, size, runtime, files, args)
+    images = torch.randn(CALIBRATION, 3, size, size)
+    card = random_card(name)
+    export_onnx(model, folder / "float.onnx", card=card)
+    for runtime in runtimes:
+        if runtime in made:
+            continue
+        write_integers(model, images, folder / f"{runtime}.onnx", card, runtime, args.method)
+        made[runtime] = {"float32": "float.onnx", "int8": f"{runtime}.onnx"}
+        if has_stock_tool(runtime):
+            apart = folder / f"stock-{runtime}"  # it has a float file of its own
+            apart.mkdir(exist_ok=True)
+            written = STOCK_FILES[STOCK[runtime]][1](model, images, apart)
+            made[runtime]["stock"] = str(written.relative_to(folder))
+        write_json(listed, made)
+        print(name, runtime, "made", flush=True)
+    return made
 
 
 def random_card(name: str) -> ModelCard:
@@ -247,8 +278,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure what is there already once more")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", type=Path, help="keep the files in this folder; use those that are there")
+    parser.add_argument("--only-make", action="store_true", help="with --files: time nothing")
     parser.add_argument("--out", type=Path, default=OUT)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.only_make and args.files is None:
+        parser.error("--only-make needs --files, the folder to make them in")
+    return args
 
 
 if __name__ == "__main__":
