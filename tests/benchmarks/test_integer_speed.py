@@ -5,7 +5,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-
 from plain_network import NAME
 
 TINY = ["--models", NAME, "--runtimes", "onnxruntime", "--method", "minmax", "--rounds", "3"]
