@@ -9,7 +9,8 @@ A cell is one network, method, width, scope and draw of 32 calibration images; i
 benchmarks/results/quantization.json as soon as it is measured and not measured again, so the table grows over
 several calls. A cell that was not run is not there, and all cells of a name are of one trained network.
 Methods are scored in simulation, `pocket` also as the files it writes, beside the stock tools in the runtimes
-they are made for (torchao in simulation); `benchmarks/integer_speed.py` times the files.
+they are made for (torchao in simulation); `benchmarks/integer_speed.py` times the files, and
+`benchmarks/quantization_tables.py` makes a page of the cells.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from pocketvit.core.files import write_json
@@ -48,6 +47,7 @@ from pocketvit.quantization.lowering import lower
 from pocketvit.quantization.spec import Runtime
 from pocketvit.tasks import ModelCard
 from pocketvit.tasks.classification import wilson_interval
+from quantization_tables import show
 from stock_quantizers import STOCK
 
 OUT = Path(__file__).parent / "results" / "quantization.json"
@@ -258,40 +258,6 @@ def predict_all(predict: Predict, images: Tensor) -> Tensor:
 def interval(right: int, n: int) -> Row:
     """The share and its Wilson interval at 95%."""
     return asdict(wilson_interval(right, n))
-
-
-def show(found: Row) -> None:
-    """Points of top-1 lost, the mean over draws with their deviation; a dot where nothing was run."""
-    console = Console(width=200)
-    for scope, label in product(("partial", "full"), ("W8A8", "W6A6")):
-        rows = [c for c in found["cells"] if (c["scope"], c["label"]) == (scope, label)]
-        if not rows:
-            continue
-        table = Table(title=f"Points of top-1 lost, {label}, {scope} scope (less is better)")
-        table.add_column("method")
-        for model in found["networks"]:
-            table.add_column(f"{model}\n{found['networks'][model]['top1']['value']:.1%}", justify="right")
-        table.add_column("mean", justify="right")
-        for method in dict.fromkeys([*METHODS, *FILES, *STOCK]):
-            drops = {
-                model: [100 * r["drop"] for r in rows if (r["model"], r["method"]) == (model, method)]
-                for model in found["networks"]
-            }
-            if any(drops.values()):
-                means = [sum(d) / len(d) for d in drops.values() if d]
-                whole = f"{sum(means) / len(means):.2f}" if len(means) == len(drops) else "·"
-                table.add_row(method, *(text(d) for d in drops.values()), whole)
-        console.print(table)
-
-
-def text(drops: list[float]) -> str:
-    """A cell of the table."""
-    if not drops:
-        return "·"
-    mean = sum(drops) / len(drops)
-    if len(drops) == 1:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {math.sqrt(sum((d - mean) ** 2 for d in drops) / (len(drops) - 1)):.2f}"
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,0 +1,144 @@
+"""Tables of benchmarks/results/quantization.json, on the terminal or as a page.
+
+python benchmarks/quantization_tables.py [--page docs/quantization-results.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pocketvit.quantization import METHODS
+
+RESULTS = Path(__file__).parent / "results" / "quantization.json"
+INTRODUCTION = """\
+# Accuracy after post-training quantization
+
+Written by `python benchmarks/quantization_tables.py --page` from `benchmarks/results/quantization.json`,
+which `benchmarks/quantization.py` fills, and which has every cell's 95% interval and the processor it was
+measured on.
+
+A cell is the mean over draws of 32 calibration images, with the standard deviation where there are several
+draws. A dot was not run; a mean over networks is given where a method was run on all of them. Half a point is
+12 of 2,500 images: smaller differences are noise. Methods are scored in simulation, files
+(`pocket_onnxruntime`, `pocket_openvino`) and stock tools in the runtimes they are for, `torchao_xnnpack` in
+simulation.
+"""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table in words."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables, or write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, help="write them here as Markdown")
+    args = parser.parse_args(arguments)
+    found = json.loads(args.results.read_text())
+    if args.page:
+        args.page.write_text(page(found))
+    else:
+        show(found)
+
+
+def show(found: Row) -> None:
+    """Print every table that has cells."""
+    console = Console(width=200)
+    for printed in tables(found):
+        table = Table(title=printed.title)
+        for i, name in enumerate(printed.head):
+            table.add_column(name, justify="right" if i else "left")
+        for row in printed.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def page(found: Row) -> str:
+    """Every table that has cells, as Markdown."""
+    parts = [INTRODUCTION]
+    for printed in tables(found):
+        lines = [printed.head, ["---", *["---:"] * (len(printed.head) - 1)], *printed.rows]
+        parts.append(f"## {printed.title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+    return "\n".join(parts)
+
+
+def tables(found: Row) -> Iterator[Printed]:
+    """The networks; points of top-1 lost and seconds, for each scope and width."""
+    networks = found["networks"]
+    head = [
+        "network",
+        "float32 top-1",
+        "95% interval",
+        "training images",
+        "test images",
+        "operators quantized",
+    ]
+    yield Printed("Networks", head, [describe(name, network) for name, network in networks.items()])
+    for scope, label in product(("partial", "full"), ("W8A8", "W6A6")):
+        cells = [c for c in found["cells"] if (c["scope"], c["label"]) == (scope, label)]
+        if not cells:
+            continue
+        head = ["method", *networks, "mean"]
+        lost, time = by_method(networks, cells, points), by_method(networks, cells, seconds, digits=1)
+        yield Printed(f"Points of top-1 lost, {label}, {scope} scope (less is better)", head, list(lost))
+        yield Printed(f"Seconds of the processor, {label}, {scope} scope", head, list(time))
+
+
+def describe(name: str, network: Row) -> list[str]:
+    """The row of a network."""
+    top1 = network["top1"]
+    interval = f"{100 * top1['low']:.1f} to {100 * top1['high']:.1f}%"
+    counts = (network["n_train"], network["n"], network["quantized_operators"])
+    return [name, f"{100 * top1['value']:.1f}%", interval, *(f"{n:,}" for n in counts)]
+
+
+def by_method(
+    networks: Iterable[str], cells: list[Row], value: Callable[[Row], float], digits: int = 2
+) -> Iterator[list[str]]:
+    """A row for each method that was run, with the mean if it was run on every network."""
+    for method in dict.fromkeys([*METHODS, *(c["method"] for c in cells)]):
+        mine = [c for c in cells if c["method"] == method]
+        if mine:
+            values = [[value(c) for c in mine if c["model"] == name] for name in networks]
+            mean = [fmean(map(fmean, values))] if all(values) else []
+            yield [method, *(text(found, digits) for found in [*values, mean])]
+
+
+def points(cell: Row) -> float:
+    """Points of top-1 lost."""
+    return 100 * cell["drop"]
+
+
+def seconds(cell: Row) -> float:
+    """Seconds of the processor."""
+    return cell["cpu_seconds"]
+
+
+def text(values: list[float], digits: int) -> str:
+    """A cell: its draws' mean, and their standard deviation if there are several."""
+    if not values:
+        return "·"
+    mean = f"{fmean(values):z.{digits}f}".replace("-", "−")
+    return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()

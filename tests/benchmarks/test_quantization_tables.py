@@ -1,0 +1,71 @@
+"""Cells become tables: means, spreads, dots for what was not run."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def cell(model: str, method: str, drop: float, draw: int = 0, label: str = "W8A8") -> dict[str, Any]:
+    return {
+        "model": model,
+        "method": method,
+        "label": label,
+        "scope": "partial",
+        "draw": draw,
+        "drop": drop,
+        "cpu_seconds": 10.04,
+    }
+
+
+def network() -> dict[str, Any]:
+    top1 = {"value": 0.75, "low": 0.7, "high": 0.8}
+    return {"top1": top1, "n": 2500, "n_train": 12500, "quantized_operators": 100}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    cells = [
+        cell("a", "pocket", 0.001),
+        cell("a", "pocket", 0.003, draw=1),
+        cell("b", "pocket", -0.002),
+        cell("a", "nncf_default", 0.01),
+        cell("b", "minmax", -0.000001),
+        cell("a", "pocket", 0.5, label="W6A6"),
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"networks": {"a": network(), "b": network()}, "cells": cells}))
+    return path
+
+
+def test_the_page_has_means_and_spreads_and_dots(results: Path, tmp_path: Path) -> None:
+    import_module("quantization_tables").main(
+        ["--results", str(results), "--page", str(tmp_path / "page.md")]
+    )
+    page = (tmp_path / "page.md").read_text()
+    assert "| a | 75.0% | 70.0 to 80.0% | 12,500 | 2,500 | 100 |" in page
+    eight, six = page.split("W8A8, partial scope (less")[1].split("W6A6, partial scope (less")
+    assert "| pocket | 0.20 ± 0.14 | −0.20 | 0.00 |" in eight, "the mean is over networks, not over cells"
+    assert "| nncf_default | 1.00 | · | · |" in eight, "no mean without every network"
+    assert "| minmax | · | 0.00 | · |" in eight, "no minus nothing"
+    assert "| pocket | 10.0 ± 0.0 | 10.0 | 10.0 |" in eight
+    assert "| pocket | 50.00 | · | · |" in six
+    assert eight.index("| minmax") < eight.index("| nncf_default"), "our methods come first"
+    assert "full scope" not in page
+
+
+def test_the_terminal_shows_the_same(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_module("quantization_tables").main(["--results", str(results)])
+    printed = capsys.readouterr().out
+    assert "Points of top-1 lost, W8A8, partial scope" in printed
+    assert "0.20 ± 0.14" in printed
+
+
+def test_the_page_in_docs_is_of_the_results_that_are_there() -> None:
+    script = import_module("quantization_tables")
+    written = Path(__file__).parents[2] / "docs" / "quantization-results.md"
+    assert script.page(json.loads(script.RESULTS.read_text())) == written.read_text()
