@@ -93,3 +93,21 @@ def test_a_residual_sum_reads_integers_that_are_there_anyway() -> None:
     assert by_producer["second"] is None, "added inside the convolution"
     assert by_producer["stem"] is not None
     assert by_producer["stem"].same_grid(network.operator("first").input_quantizers[0])
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_what_only_a_product_in_float_reads_is_not_rounded_for_the_sum_behind(runtime: str) -> None:
+    class Tokens(Sums):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small = nn.Linear(8, 8)
+
+        def forward(self, x):
+            tokens = torch.tanh(self.stem(x).mean((2, 3)))
+            return self.head(torch.tanh(tokens + self.small(tokens)))
+
+    network = quantized(capture(Tokens(), size=8), runtime)
+    assert network.operator("small").weights_only
+    (sum_,) = of(network, Addition)
+    assert not sum_.has_quantizers
+    assert sum_.float_reason

@@ -26,10 +26,11 @@ def leave_out_roundings(network: QuantizedNetwork, operators: Sequence[Operator]
     """
     if network.runtime is None:
         return
-    for operator in reversed(operators):  # whether a result is read in float shows when its readers are done
+    for operator in operators:
         if operator.weights_only:
             for index in range(operator.arity):
                 operator.set_input(index, None)
+    for operator in reversed(operators):  # whether a result is read in float shows when its readers are done
         if not isinstance(operator, Addition | Multiplication):
             continue
         if network.runtime == "onnxruntime" and is_read_as_one(network, operator):
