@@ -30,8 +30,13 @@ def onnxruntime_products(model: nn.Module, images: Tensor, folder: Path) -> Path
     return _onnxruntime(model, images, folder, operators=["Conv", "MatMul", "Gemm"])
 
 
+def onnxruntime_products_of_7_bits(model: nn.Module, images: Tensor, folder: Path) -> Path:
+    """The same with weights of 7 bits, as its documentation advises for processors without VNNI."""
+    return _onnxruntime(model, images, folder, operators=["Conv", "MatMul", "Gemm"], reduce_range=True)
+
+
 def onnxruntime_all(model: nn.Module, images: Tensor, folder: Path) -> Path:
-    """The same of every operator it knows."""
+    """ONNX Runtime's static quantization of every operator it knows."""
     return _onnxruntime(model, images, folder, operators=None)
 
 
@@ -50,6 +55,7 @@ def nncf_default(model: nn.Module, images: Tensor, folder: Path) -> Path:
 
 STOCK_FILES: dict[str, tuple[str, Callable[[nn.Module, Tensor, Path], Path]]] = {
     "ort_static_products": ("onnxruntime", onnxruntime_products),
+    "ort_static_products_7_bits": ("onnxruntime", onnxruntime_products_of_7_bits),
     "ort_static_all": ("onnxruntime", onnxruntime_all),
     "nncf_default": ("openvino", nncf_default),
 }
@@ -86,7 +92,9 @@ STOCK: dict[str, Callable[[nn.Module, Tensor, Path], Predict]] = {
 """All of 8 bits, by the name they have in the table."""
 
 
-def _onnxruntime(model: nn.Module, images: Tensor, folder: Path, operators: list[str] | None) -> Path:
+def _onnxruntime(
+    model: nn.Module, images: Tensor, folder: Path, operators: list[str] | None, *, reduce_range: bool = False
+) -> Path:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -111,6 +119,7 @@ def _onnxruntime(model: nn.Module, images: Tensor, folder: Path, operators: list
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=reduce_range,
             op_types_to_quantize=operators,
         )
     return quantized
