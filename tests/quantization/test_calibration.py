@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from pocketvit.core.errors import DataError
-from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
 from pocketvit.quantization import calibration as module
 from pocketvit.quantization.calibration import check_finite, float_logits, output_gradients, samples
 from pocketvit.quantization.mixed import WeightBudget
@@ -42,6 +43,37 @@ def test_gradients_of_the_quantized_network(tiny, calibration):
     wanted = (logits.softmax(-1) - target.softmax(-1)) / 4
     assert torch.allclose(found["head"], wanted, atol=1e-6)
     assert all(found[o.name].shape[0] == len(calibration.images) for o in operators)
+
+
+class Tokens(nn.Module):
+    """As Mobile-Former begins: an operator that reads what was learned, and no image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.map, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.tokens = nn.Parameter(torch.randn(1, 2, 8))
+
+    def forward(self, x):
+        pooled = torch.relu(self.stem(x)).mean((2, 3))
+        return self.head(pooled.unsqueeze(1) + self.map(self.tokens.repeat(x.shape[0], 1, 1))).mean(1)
+
+
+def test_gradients_of_what_reads_no_image():
+    torch.manual_seed(0)
+    network = capture(Tokens(), size=8)
+    calibration = Calibration(torch.randn(4, 3, 8, 8))
+    target = float_logits(network, calibration)
+    network = quantize(network, QuantizationSpec(method="minmax", weights=4, activations=4), calibration)
+    found = output_gradients(network, calibration, list(network.operators.values()), target)
+    (added,) = (o.name for o in network.operators.values() if o.kind == "addition")
+    assert found["map"].any()
+    assert torch.allclose(found["map"], found[added], atol=1e-9), "a sum hands its gradient on"
+    for method in ("qhyvit", "ptq4vit", "qhyvit_code"):
+        assert (
+            quantize(network, QuantizationSpec(method=method), calibration)(calibration.images)
+            .isfinite()
+            .all()
+        )
 
 
 def test_t1_gradients_of_the_float_network_are_noise(tiny, calibration):

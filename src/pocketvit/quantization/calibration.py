@@ -156,9 +156,11 @@ def _gradients(
 ) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
 
-    def keep(operator: Operator) -> Callable[..., None]:
-        def hook(_: object, __: object, output: Tensor) -> None:
-            outputs[operator.name] = output
+    def keep(operator: Operator) -> Callable[..., Tensor]:
+        def hook(_: object, __: object, output: Tensor) -> Tensor:
+            # What comes from no image, as Mobile-Former's first tokens, has no graph behind it.
+            outputs[operator.name] = output if output.requires_grad else output.detach().requires_grad_()
+            return outputs[operator.name]
 
         return hook
 
