@@ -158,3 +158,18 @@ def test_division_by_length_survives_8_bits(scope):
         found, wanted = quantized(images), network(images)
     assert torch.isfinite(found).all()
     assert scope == "full" or (found - wanted).abs().max() < 0.02
+
+
+def test_a_network_for_a_fixed_number_of_images_is_refused():
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+            self.token = nn.Parameter(torch.zeros(1, 8))
+
+        def forward(self, x):
+            return self.head(self.stem(x).mean((2, 3)) + self.token.expand(len(x), -1))
+
+    with pytest.raises(ExportError, match="number of images") as found:
+        capture(Fixed(), size=8)
+    assert "x.shape[0]" in str(found.value)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from pocketvit.backbones.base import Backbone
 from pocketvit.core.errors import ExportError
@@ -59,10 +60,11 @@ def capture(model: nn.Module, *, size: int, in_chans: int = 3) -> QuantizedNetwo
         size: height and width of the images.
 
     Raises:
-        ExportError: the network cannot be traced into a graph.
+        ExportError: the network cannot be traced into a graph, or only into one for a fixed number of images.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     program = _export(model, size, in_chans)
+    _check_any_number_of_images(program, model)
     traced = program.module()
     assert isinstance(traced, fx.GraphModule)
     graph = _Rebuilt(traced)
@@ -84,6 +86,16 @@ def _export(model: nn.Module, size: int, in_chans: int) -> torch.export.Exported
             f"{type(model).__name__} cannot be traced into a graph: {str(error).splitlines()[0]}",
             fix="Run again with --debug for the exporter's own report.",
         ) from error
+
+
+def _check_any_number_of_images(program: torch.export.ExportedProgram, model: nn.Module) -> None:
+    (image,) = program.graph_signature.user_inputs
+    (node,) = (n for n in program.graph.nodes if n.name == image)
+    if is_concrete_int(node.meta["val"].shape[0]):
+        raise ExportError(
+            f"{type(model).__name__} turns the number of images into a number of Python's, which fixes it.",
+            fix="In its forward, write x.shape[0] in the place of len(x) or int(x.shape[0]).",
+        )
 
 
 class _Rebuilt(fx.Interpreter):
