@@ -106,7 +106,7 @@ def measure(name: str, runtimes: list[RuntimeName], args: argparse.Namespace) ->
     """A row for each runtime."""
     if not runtimes:
         return
-    with folder_of(name, args.files) as folder:
+    with folder_of(f"{name}-{args.method}-{args.seed}", args.files) as folder:
         made = make(name, runtimes, folder, args)
         for runtime in [] if args.only_make else runtimes:
             files = {side: folder / path for side, path in made[runtime].items()}
@@ -115,7 +115,7 @@ def measure(name: str, runtimes: list[RuntimeName], args: argparse.Namespace) ->
 
 @contextmanager
 def folder_of(name: str, files: Path | None) -> Generator[Path]:
-    """Where the files of a network are: kept if asked for."""
+    """Where the files of a network, method and seed are: kept if asked for."""
     if files is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)

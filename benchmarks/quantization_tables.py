@@ -1,6 +1,8 @@
 """Tables of benchmarks/results/quantization.json, on the terminal or as a page.
 
-python benchmarks/quantization_tables.py [--page docs/quantization-results.md]
+    python benchmarks/quantization_tables.py [--page docs/quantization-results.md]
+
+A method's row has the mean over networks only if it was run on all of them.
 """
 
 from __future__ import annotations

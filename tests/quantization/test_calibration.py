@@ -69,11 +69,8 @@ def test_gradients_of_what_reads_no_image():
     assert found["map"].any()
     assert torch.allclose(found["map"], found[added], atol=1e-9), "a sum hands its gradient on"
     for method in ("qhyvit", "ptq4vit", "qhyvit_code"):
-        assert (
-            quantize(network, QuantizationSpec(method=method), calibration)(calibration.images)
-            .isfinite()
-            .all()
-        )
+        quantized = quantize(network, QuantizationSpec(method=method), calibration)
+        assert quantized(calibration.images).isfinite().all()
 
 
 def test_t1_gradients_of_the_float_network_are_noise(tiny, calibration):

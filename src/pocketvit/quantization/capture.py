@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from pocketvit.backbones.base import Backbone
 from pocketvit.core.errors import ExportError
@@ -26,6 +24,7 @@ from pocketvit.quantization.operators import (
     Reduction,
     Softmax,
 )
+from pocketvit.quantization.tracing import trace
 
 __all__ = ["capture"]
 
@@ -63,39 +62,9 @@ def capture(model: nn.Module, *, size: int, in_chans: int = 3) -> QuantizedNetwo
         ExportError: the network cannot be traced into a graph, or only into one for a fixed number of images.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-    program = _export(model, size, in_chans)
-    _check_any_number_of_images(program, model)
-    traced = program.module()
-    assert isinstance(traced, fx.GraphModule)
-    graph = _Rebuilt(traced)
+    graph = _Rebuilt(trace(model, size=size, in_chans=in_chans))
     graph.run(torch.zeros(2, in_chans, size, size))
     return graph.network(size, model.bridge_blocks if isinstance(model, Backbone) else ())
-
-
-def _export(model: nn.Module, size: int, in_chans: int) -> torch.export.ExportedProgram:
-    example = torch.zeros(2, in_chans, size, size)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
-            return torch.export.export(
-                model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
-            )
-    except Exception as error:  # the exporter raises many kinds, from several layers of torch
-        raise ExportError(
-            f"{type(model).__name__} cannot be traced into a graph: {str(error).splitlines()[0]}",
-            fix="Run again with --debug for the exporter's own report.",
-        ) from error
-
-
-def _check_any_number_of_images(program: torch.export.ExportedProgram, model: nn.Module) -> None:
-    (image,) = program.graph_signature.user_inputs
-    (node,) = (n for n in program.graph.nodes if n.name == image)
-    if is_concrete_int(node.meta["val"].shape[0]):
-        raise ExportError(
-            f"{type(model).__name__} turns the number of images into a number of Python's, which fixes it.",
-            fix="In its forward, write x.shape[0] in the place of len(x) or int(x.shape[0]).",
-        )
 
 
 class _Rebuilt(fx.Interpreter):
