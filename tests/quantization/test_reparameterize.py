@@ -31,7 +31,7 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.stem(x).flatten(2).transpose(1, 2))
         y = y.reshape(-1, 2, 8, DIM).reshape(-1, DIM)
-        return (self.first(y) * self.second(y)).reshape(len(x), -1)
+        return (self.first(y) * self.second(y)).reshape(x.shape[0], -1)
 
 
 class Separable(nn.Module):
