@@ -158,7 +158,8 @@ def load(name: str, args: argparse.Namespace) -> Trained:
 def begin_network(found: Row, network: Trained, *, replace: bool) -> None:
     """Let a network be the one that cells of its name speak of: all of them, or none.
 
-    Training is repeatable on one machine only, so a network trained elsewhere is another one.
+    On one kind of processor, with as many threads and the same versions, training gives the same weights to
+    the bit, so a network that was lost is found by training it again; elsewhere it gives another one.
 
     Raises:
         SystemExit: cells were measured on another network of this name, and are not to be replaced.

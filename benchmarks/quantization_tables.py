@@ -1,6 +1,6 @@
 """Tables of benchmarks/results/quantization.json, on the terminal or as a page.
 
-    python benchmarks/quantization_tables.py [--page docs/quantization-results.md]
+    python benchmarks/quantization_tables.py [--page docs/quantization-results.md] [--readme README.md]
 
 A method's row has the mean over networks only if it was run on all of them.
 """
@@ -35,6 +35,25 @@ draws. A dot was not run; a mean over networks is given where a method was run o
 (`pocket_onnxruntime`, `pocket_openvino`) and stock tools in the runtimes they are for, `torchao_xnnpack` in
 simulation.
 """
+OVERVIEW = {
+    "pocket": "`pocket` (ours)",
+    "minmax": "min-max",
+    "omse": "OMSE ranges",
+    "easyquant": "EasyQuant",
+    "fqvit": "FQ-ViT",
+    "ptq4vit": "PTQ4ViT",
+    "repqvit": "RepQ-ViT",
+    "qhyvit": "Q-HyViT",
+    "pocket_onnxruntime": "`pocket`'s file in ONNX Runtime",
+    "pocket_openvino": "`pocket`'s file in OpenVINO",
+    "nncf_default": "NNCF default (OpenVINO)",
+    "ort_static_products": "ONNX Runtime static, products only",
+    "ort_static_products_7_bits": "the same, 7-bit weights",
+    "ort_static_all": "ONNX Runtime static, all operators",
+    "torchao_xnnpack": "torchao PT2E, XNNPACK quantizer",
+}
+"""Methods of README's table."""
+BEGIN, END = "<!-- begin quantization_tables.py -->\n", "<!-- end quantization_tables.py -->\n"
 
 Row = dict[str, Any]
 
@@ -53,11 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, help="write them here as Markdown")
+    parser.add_argument("--readme", type=Path, help="put the overview between the two comments in this file")
     args = parser.parse_args(arguments)
     found = json.loads(args.results.read_text())
     if args.page:
         args.page.write_text(page(found))
-    else:
+    if args.readme:
+        args.readme.write_text(with_overview(args.readme.read_text(), found))
+    if not args.page and not args.readme:
         show(found)
 
 
@@ -75,11 +97,44 @@ def show(found: Row) -> None:
 
 def page(found: Row) -> str:
     """Every table that has cells, as Markdown."""
-    parts = [INTRODUCTION]
-    for printed in tables(found):
-        lines = [printed.head, ["---", *["---:"] * (len(printed.head) - 1)], *printed.rows]
-        parts.append(f"## {printed.title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
-    return "\n".join(parts)
+    parts = [f"## {printed.title}\n\n{markdown(printed)}" for printed in tables(found)]
+    return "\n".join([INTRODUCTION, *parts])
+
+
+def with_overview(text: str, found: Row) -> str:
+    """`text` with the overview of `found` between its two comments.
+
+    Raises:
+        SystemExit: `text` does not have them.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"The file has no lines {BEGIN}and {END}, between which the table would go.")
+    return before + BEGIN + markdown(overview(found)) + END + after
+
+
+def markdown(printed: Printed) -> str:
+    """The table as Markdown."""
+    lines = [printed.head, ["---", *["---:"] * (len(printed.head) - 1)], *printed.rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def overview(found: Row) -> Printed:
+    """Points lost in partial scope, both widths in one cell, by the best known methods and in files."""
+    networks = found["networks"]
+
+    def rows_of(label: str) -> dict[str, list[str]]:
+        rows = by_method(networks, select(found, "partial", label), points, spread=False)
+        return {method: row for method, *row in rows}
+
+    eight, six = rows_of("W8A8"), rows_of("W6A6")
+    rows = []
+    for method in [m for m in OVERVIEW if m in eight]:
+        pairs = zip(eight[method], six[method], strict=True) if method in six else zip(eight[method])
+        rows.append([OVERVIEW[method], *map(" / ".join, pairs)])
+    top1 = [f"{name} {100 * network['top1']['value']:.1f}%" for name, network in networks.items()]
+    return Printed("Points of top-1 lost", ["W8A8 / W6A6", *top1, "mean"], rows)
 
 
 def tables(found: Row) -> Iterator[Printed]:
@@ -95,13 +150,18 @@ def tables(found: Row) -> Iterator[Printed]:
     ]
     yield Printed("Networks", head, [describe(name, network) for name, network in networks.items()])
     for scope, label in product(("partial", "full"), ("W8A8", "W6A6")):
-        cells = [c for c in found["cells"] if (c["scope"], c["label"]) == (scope, label)]
+        cells = select(found, scope, label)
         if not cells:
             continue
         head = ["method", *networks, "mean"]
         lost, time = by_method(networks, cells, points), by_method(networks, cells, seconds, digits=1)
         yield Printed(f"Points of top-1 lost, {label}, {scope} scope (less is better)", head, list(lost))
         yield Printed(f"Seconds of the processor, {label}, {scope} scope", head, list(time))
+
+
+def select(found: Row, scope: str, label: str) -> list[Row]:
+    """Cells of this scope and width."""
+    return [c for c in found["cells"] if (c["scope"], c["label"]) == (scope, label)]
 
 
 def describe(name: str, network: Row) -> list[str]:
@@ -113,7 +173,12 @@ def describe(name: str, network: Row) -> list[str]:
 
 
 def by_method(
-    networks: Iterable[str], cells: list[Row], value: Callable[[Row], float], digits: int = 2
+    networks: Iterable[str],
+    cells: list[Row],
+    value: Callable[[Row], float],
+    digits: int = 2,
+    *,
+    spread: bool = True,
 ) -> Iterator[list[str]]:
     """A row for each method that was run, with the mean if it was run on every network."""
     for method in dict.fromkeys([*METHODS, *(c["method"] for c in cells)]):
@@ -121,7 +186,7 @@ def by_method(
         if mine:
             values = [[value(c) for c in mine if c["model"] == name] for name in networks]
             mean = [fmean(map(fmean, values))] if all(values) else []
-            yield [method, *(text(found, digits) for found in [*values, mean])]
+            yield [method, *(text(found, digits, spread=spread) for found in [*values, mean])]
 
 
 def points(cell: Row) -> float:
@@ -134,12 +199,12 @@ def seconds(cell: Row) -> float:
     return cell["cpu_seconds"]
 
 
-def text(values: list[float], digits: int) -> str:
-    """A cell: its draws' mean, and their standard deviation if there are several."""
+def text(values: list[float], digits: int, *, spread: bool) -> str:
+    """A cell: its draws' mean, and with `spread` their standard deviation if there are several."""
     if not values:
         return "·"
     mean = f"{fmean(values):z.{digits}f}".replace("-", "−")
-    return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
+    return f"{mean} ± {stdev(values):.{digits}f}" if spread and len(values) > 1 else mean
 
 
 if __name__ == "__main__":

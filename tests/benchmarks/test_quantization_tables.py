@@ -65,7 +65,29 @@ def test_the_terminal_shows_the_same(results: Path, capsys: pytest.CaptureFixtur
     assert "0.20 ± 0.14" in printed
 
 
-def test_the_page_in_docs_is_of_the_results_that_are_there() -> None:
-    script = import_module("quantization_tables")
-    written = Path(__file__).parents[2] / "docs" / "quantization-results.md"
-    assert script.page(json.loads(script.RESULTS.read_text())) == written.read_text()
+def test_readme_gets_the_overview_between_its_comments(results: Path, tmp_path: Path) -> None:
+    script, readme = import_module("quantization_tables"), tmp_path / "README.md"
+    readme.write_text(f"before\n{script.BEGIN}old\n{script.END}after\n")
+    for _ in range(2):
+        script.main(["--results", str(results), "--readme", str(readme)])
+        lines = readme.read_text().splitlines()
+        assert (lines[0], lines[-1]) == ("before", "after")
+        assert "old" not in lines
+        assert "| W8A8 / W6A6 | a 75.0% | b 75.0% | mean |" in lines
+        assert "| `pocket` (ours) | 0.20 / 50.00 | −0.20 / · | 0.00 / · |" in lines
+        assert "| NNCF default (OpenVINO) | 1.00 | · | · |" in lines, "a file has no second width"
+
+
+def test_a_readme_without_the_comments_is_left_as_it_is(results: Path, tmp_path: Path) -> None:
+    script, readme = import_module("quantization_tables"), tmp_path / "README.md"
+    readme.write_text("something else\n")
+    with pytest.raises(SystemExit, match="begin quantization_tables"):
+        script.main(["--results", str(results), "--readme", str(readme)])
+    assert readme.read_text() == "something else\n"
+
+
+def test_what_is_written_in_docs_and_readme_is_of_the_results_that_are_there() -> None:
+    script, root = import_module("quantization_tables"), Path(__file__).parents[2]
+    found, readme = json.loads(script.RESULTS.read_text()), (root / "README.md").read_text()
+    assert script.page(found) == (root / "docs" / "quantization-results.md").read_text()
+    assert script.with_overview(readme, found) == readme
