@@ -114,6 +114,65 @@ def test_constants_biases_and_fused_attention():
     ]
 
 
+class Hiding(nn.Module):
+    """Means of the tokens of either half, by weights: scores of the other half are hidden by a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Parameter(torch.randn(1, 6))
+        hidden = torch.zeros(2, 16)
+        hidden[0, 8:] = hidden[1, :8] = torch.finfo(torch.float32).min / 2
+        self.register_buffer("hidden", hidden)
+
+    def forward(self, x):
+        tokens = x.flatten(2)
+        return ((self.score @ tokens + self.hidden).softmax(-1) @ tokens.transpose(1, 2)).flatten(1)
+
+
+class HidingFused(nn.Module):
+    """The same by torch's fused attention, which is told what counts."""
+
+    def __init__(self, dtype: torch.dtype = torch.bool) -> None:
+        super().__init__()
+        counts = torch.ones(16, 16, dtype=torch.bool).tril()
+        self.register_buffer("counts", counts if dtype == torch.bool else (~counts) * -1e9)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        attended = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=self.counts)
+        return attended.flatten(1)
+
+
+@pytest.mark.parametrize("build", [Hiding, HidingFused, lambda: HidingFused(torch.float32)])
+def test_hidden_scores_do_not_widen_the_range_of_those_that_count(build):
+    torch.manual_seed(0)
+    model, images = build(), torch.randn(4, 6, 4, 4)
+    network = capture(model, size=4, in_chans=6)
+    assert torch.allclose(network(images), model(images), atol=1e-5)
+    quantized = quantize(network, QuantizationSpec(method="minmax", scope="full"), Calibration(images))
+    (softmax,) = (o for o in quantized.operators.values() if o.kind == "softmax")
+    assert softmax.input_quantizers[0].scale < 0.1
+    error = (quantized(images) - model(images)).square().mean() / model(images).var()
+    assert error < 1e-3
+
+
+class Biased(nn.Module):
+    """A mask in a sum that more than softmax reads."""
+
+    def forward(self, x):
+        hidden = torch.tensor([0.0, -1e9, 0.0, 0.0])
+        sums = x.mean(1) + hidden
+        return sums.softmax(-1).flatten(1) + sums.sigmoid().flatten(1)
+
+
+def test_a_mask_that_others_read_stays_a_sum():
+    network = capture(Biased(), size=4, in_chans=6)
+    images = torch.randn(4, 6, 4, 4)
+    assert torch.allclose(network(images), Biased()(images))
+    (softmax,) = (o for o in network.operators.values() if o.kind == "softmax")
+    assert softmax.mask is None
+
+
 def test_the_network_is_not_changed(tiny_model):
     before = {key: value.clone() for key, value in tiny_model.state_dict().items()}
     tiny_model.train()

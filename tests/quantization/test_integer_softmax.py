@@ -93,6 +93,24 @@ def test_logarithms_round_up_from_one_and_a_half() -> None:
     assert log_round(x).tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 10, 10, 11, math.inf]
 
 
+@pytest.mark.parametrize("logarithm", [None, 4])
+@pytest.mark.parametrize("exponential", [second_order, linear])
+def test_a_mask_leaves_the_weights_of_what_counts(exponential: Exponential, logarithm: int | None) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 8)
+    softmax = Softmax(name="softmax", module="", dim=-1, mask=torch.zeros(2, 8))
+    assert softmax.mask is not None
+    softmax.mask[0, 4:] = softmax.mask[1] = torch.finfo(torch.float32).min / 2  # the second hides everything
+    softmax.set_input(0, ranges.minmax(x, bits=8, scheme="asymmetric"))
+    masked = IntegerSoftmax(softmax, exponential=exponential, logarithm=logarithm)
+    alone = integer(x[..., :4], exponential, logarithm=logarithm)
+    alone.set_input(0, softmax.input_quantizers[0])
+    found = masked(x)
+    torch.testing.assert_close(found[:, :1, :4], alone(x[..., :4]), rtol=1e-6, atol=0)
+    assert (found[:, :1, 4:] < 1e-8).all()
+    torch.testing.assert_close(found[:, 1], torch.full((3, 8), 1 / 8))
+
+
 def test_gradients_are_those_of_softmax() -> None:
     x = torch.randn(2, 5)
     operator = integer(x, second_order, logarithm=4)

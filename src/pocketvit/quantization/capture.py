@@ -77,6 +77,7 @@ class _Rebuilt(fx.Interpreter):
         self.out = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the traced graph, to ours
         self.constants: dict[fx.Node, Any] = {}  # traced nodes that no image reaches, and what they hold
+        self.masks: dict[fx.Node, Tensor] = {}  # traced sums of scores and a mask, which softmax adds
         self.sources: dict[str, str] = {}  # our node → our node that computed its numbers
         self.operands: dict[Operand, str] = {}
         self.floats: list[str] = []
@@ -112,7 +113,7 @@ class _Rebuilt(fx.Interpreter):
         name = _name(n)
         if name in _NO_WORK or name.startswith("_assert"):
             if n.users:
-                self.nodes[n] = self.node(n.args[0])
+                self.same(n, n.args[0])
             return
         build = _BUILDERS.get(name)
         if build is not None and build(self, n):
@@ -165,6 +166,11 @@ class _Rebuilt(fx.Interpreter):
     def put(self, n: fx.Node, node: fx.Node) -> bool:
         """Our node for a node of the traced graph."""
         self._put(n, node)
+        return True
+
+    def same(self, n: fx.Node, other: Any) -> bool:
+        """A node of the traced graph that holds what another one holds."""
+        self.nodes[n] = self.node(other)
         return True
 
     def _put(self, n: fx.Node, node: fx.Node, source: fx.Node | None = None) -> None:
@@ -269,8 +275,26 @@ def _addition(graph: _Rebuilt, n: fx.Node) -> bool:
         return graph.put(n, graph.operator(n, Addition, list(n.args[:2])))
     zero = graph.constant(n.args[1])
     if zero is not None and zero.dim() == 0 and not zero.any():  # what is left of a merged classifier
-        return graph.put(n, graph.node(n.args[0]))
-    return _absorb_bias(graph, n)
+        return graph.same(n, n.args[0])
+    return _absorb_mask(graph, n) or _absorb_bias(graph, n)
+
+
+def _absorb_mask(graph: _Rebuilt, n: fx.Node) -> bool:
+    """A constant that hides scores from the softmax that reads them is the softmax's."""
+    scores, mask = n.args[0], graph.constant(n.args[1])
+    if not isinstance(scores, fx.Node) or mask is None or not _hides(mask) or n.kwargs:
+        return False
+    if graph.env[scores].dim() < mask.dim():  # softmax would count its dimension differently
+        return False
+    if not all(_name(reader) == "softmax" for reader in n.users):
+        return False
+    graph.masks[n] = mask
+    return graph.same(n, scores)
+
+
+def _hides(mask: Tensor) -> bool:
+    """Whether what it is added to disappears in places: exp(-100) is no weight any more."""
+    return mask.is_floating_point() and bool((mask <= -100).any())
 
 
 def _absorb_bias(graph: _Rebuilt, n: fx.Node) -> bool:
@@ -328,7 +352,8 @@ def _of_two_activations(graph: _Rebuilt, n: fx.Node) -> bool:
 
 
 def _softmax(graph: _Rebuilt, n: fx.Node) -> bool:
-    return graph.put(n, graph.operator(n, Softmax, [n.args[0]], dim=n.args[1]))
+    read = cast(fx.Node, n.args[0])
+    return graph.put(n, graph.operator(n, Softmax, [read], dim=n.args[1], mask=graph.masks.get(read)))
 
 
 def _layer_norm(graph: _Rebuilt, n: fx.Node) -> bool:
@@ -389,7 +414,8 @@ def _attention(graph: _Rebuilt, n: fx.Node) -> bool:
     """Softmax(q kᵀ · scale + mask) v, opened."""
     query, key, value = n.args[:3]
     mask = _argument(n, 3, "attn_mask", None)
-    if _argument(n, 5, "is_causal", False):
+    hidden = _as_numbers(graph.constant(mask))
+    if _argument(n, 5, "is_causal", False) or (hidden is None and _is_boolean(graph, mask)):
         return False
     shape = graph.env[query].shape  # pyright: ignore
     scale = n.kwargs.get("scale") or shape[-1] ** -0.5
@@ -398,11 +424,25 @@ def _attention(graph: _Rebuilt, n: fx.Node) -> bool:
     scaled = graph.out.call_function(aten.mul.Tensor, (graph.node(query), scale))
     graph.sources[scaled.name] = scaled.name
     scores = graph.operator(n, MatMul, [scaled, transposed])
-    if mask is not None:
-        scores = graph.out.call_function(aten.add.Tensor, (scores, graph.node(mask)))
-        graph.sources[scores.name] = scores.name
-    weights = graph.operator(n, Softmax, [scores], dim=-1)
+    if hidden is None or not _hides(hidden):
+        hidden = None
+        if mask is not None:
+            scores = graph.out.call_function(aten.add.Tensor, (scores, graph.node(mask)))
+            graph.sources[scores.name] = scores.name
+    weights = graph.operator(n, Softmax, [scores], dim=-1, mask=hidden)
     return graph.put(n, graph.operator(n, MatMul, [weights, value]))
+
+
+def _as_numbers(mask: Tensor | None) -> Tensor | None:
+    """A mask that says which scores count, as numbers to add to them."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min / 2)
+
+
+def _is_boolean(graph: _Rebuilt, mask: Any) -> bool:
+    found = graph.env.get(mask)
+    return isinstance(found, Tensor) and found.dtype == torch.bool
 
 
 _BUILDERS: dict[str, Callable[[_Rebuilt, fx.Node], bool]] = (

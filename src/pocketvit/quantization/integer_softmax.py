@@ -53,7 +53,7 @@ class IntegerSoftmax(Softmax):
     """
 
     def __init__(self, softmax: Softmax, *, exponential: Exponential, logarithm: int | None = None) -> None:
-        super().__init__(name=softmax.name, module=softmax.module, dim=softmax.dim)
+        super().__init__(name=softmax.name, module=softmax.module, dim=softmax.dim, mask=softmax.mask)
         if logarithm is not None:
             check_bits(logarithm)
         self.set_input(0, softmax.input_quantizers[0])
@@ -72,6 +72,8 @@ class IntegerSoftmax(Softmax):
     def _integers(self, x: Tensor, step: float) -> Tensor:
         """The output for scores on the grid; float64."""
         whole = (x.double() / step).round()
+        if self.mask is not None:
+            whole = whole + self.mask.double() / step
         finer = max(0, math.ceil(math.log2(step / _FINEST)))
         whole, step = (whole - whole.amax(self.dim, keepdim=True)) * 2.0**finer, step / 2**finer
         half = float(math.floor(-math.log(2) / step))

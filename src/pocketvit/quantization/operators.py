@@ -259,18 +259,27 @@ class Activation(Function):
 
 
 class Softmax(Operator):
-    """Softmax over `dim`."""
+    """Softmax over `dim` of scores plus a mask.
+
+    Attributes:
+        mask: hugely negative where a weight is to be 0, else 0; broadcast to the scores. It is added behind
+            the quantizer, whose range would have to reach that far otherwise.
+    """
 
     kind = "softmax"
     in_partial_scope = False
 
-    def __init__(self, *, dim: int, **common: Any) -> None:
+    mask: Tensor | None
+
+    def __init__(self, *, dim: int, mask: Tensor | None = None, **common: Any) -> None:
         super().__init__(**common)
         self.dim = dim
+        self.register_buffer("mask", mask)
 
     @override
     def compute(self, inputs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
-        return torch.softmax(inputs[0], self.dim)
+        (scores,) = inputs
+        return torch.softmax(scores if self.mask is None else scores + self.mask, self.dim)
 
 
 class Norm(Operator):
