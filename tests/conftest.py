@@ -124,6 +124,7 @@ def fork(tmp_path):
 
     def start(work: Callable[[], int]) -> tuple[int, Callable[[], tuple[int, str]]]:
         errors = tmp_path / "errors.txt"
+        errors.touch()  # the child may be killed before it gets there
         child = os.fork()
         if not child:
             status, sys.stderr = 70, errors.open("w", buffering=1)
