@@ -165,6 +165,16 @@ class Biased(nn.Module):
         return sums.softmax(-1).flatten(1) + sums.sigmoid().flatten(1)
 
 
+def test_a_mask_that_hides_nothing_is_none():
+    model = HidingFused()
+    model.counts.fill_(True)
+    network, images = capture(model, size=4, in_chans=6), torch.randn(4, 6, 4, 4)
+    assert torch.allclose(network(images), model(images), atol=1e-5)
+    (softmax,) = (o for o in network.operators.values() if o.kind == "softmax")
+    assert softmax.mask is None
+    assert not any("add" in function for function in network.float_functions)
+
+
 def test_a_mask_that_others_read_stays_a_sum():
     network = capture(Biased(), size=4, in_chans=6)
     images = torch.randn(4, 6, 4, 4)

@@ -426,7 +426,7 @@ def _attention(graph: _Rebuilt, n: fx.Node) -> bool:
     scores = graph.operator(n, MatMul, [scaled, transposed])
     if hidden is None or not _hides(hidden):
         hidden = None
-        if mask is not None:
+        if mask is not None and not _is_boolean(graph, mask):
             scores = graph.out.call_function(aten.add.Tensor, (scores, graph.node(mask)))
             graph.sources[scores.name] = scores.name
     weights = graph.operator(n, Softmax, [scores], dim=-1, mask=hidden)
