@@ -8,9 +8,10 @@ recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and ar
 A cell is one network, method, width, scope and draw of 32 calibration images; it is written to
 benchmarks/results/quantization.json as soon as it is measured and not measured again, so the table grows over
 several calls. A cell that was not run is not there, and all cells of a name are of one trained network.
-Methods are scored in simulation, `pocket` also as the files it writes, beside the stock tools in the runtimes
-they are made for (torchao in simulation); `benchmarks/integer_speed.py` times the files, and
-`benchmarks/quantization_tables.py` makes a page of the cells.
+Methods are scored in simulation, beside the stock tools in the runtimes they are made for (torchao in
+simulation). So are the files that `pocket` writes, each also verified on the same test images against its
+simulation in float64. `benchmarks/integer_speed.py` times the files, and `benchmarks/quantization_tables.py`
+makes a page of the cells.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pocketvit.core.machine import hardware, versions
 from pocketvit.core.rundir import RunDirectory
 from pocketvit.data import ImageData, open_images
 from pocketvit.data.transforms import eval_transform
-from pocketvit.deployment.integer_verification import open_integer
+from pocketvit.deployment.integer_verification import open_integer, verify_integer
 from pocketvit.deployment.onnx import trace
 from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.pipeline.build import train_only
@@ -130,7 +131,7 @@ def cells(model: str, args: argparse.Namespace) -> Iterator[Row]:
     """All cells of a network, in the order in which they are wanted."""
     for scope, label in product(args.scopes, args.labels):
         for method in args.methods:
-            if method in {*STOCK, *FILES} and (label, scope) != ("W8A8", "partial"):
+            if method in STOCK and (label, scope) != ("W8A8", "partial"):
                 continue  # the tools have no other width, and choose their operators themselves
             for draw in range(max(args.draws, DRAWS.get(method, 1))):
                 yield {"model": model, "method": method, "label": label, "scope": scope, "draw": draw}
@@ -203,6 +204,7 @@ def digest(model: nn.Module) -> str:
 def measure(network: Trained, cell: Row) -> Row:
     """Quantize, score."""
     calibration = network.calibration(cell["draw"])
+    verified: Row = {}
     began = time.process_time()  # of the processor: that of the clock depends on what else runs
     if cell["method"] in STOCK:
         with tempfile.TemporaryDirectory() as folder:
@@ -212,7 +214,10 @@ def measure(network: Trained, cell: Row) -> Row:
     else:
         quantized = quantize(network.graph, spec_of(cell), calibration)
         seconds = time.process_time() - began
-        logits = predict_all(as_file(quantized) if cell["method"] in FILES else quantized, network.images)
+        if cell["method"] in FILES:
+            logits, verified = of_file(quantized, network)
+        else:
+            logits = predict_all(quantized, network.images)
     guesses, real = logits.argmax(1), network.logits.argmax(1)
     right = int((guesses == network.labels).sum())
     return {
@@ -224,6 +229,7 @@ def measure(network: Trained, cell: Row) -> Row:
         "n": len(guesses),
         "calibration": CALIBRATION,
         "cpu_seconds": round(seconds, 1),
+        **verified,
     }
 
 
@@ -241,13 +247,16 @@ def spec_of(cell: Row) -> QuantizationSpec:
     )
 
 
-def as_file(network: QuantizedNetwork) -> Predict:
-    """The network's integer file, opened in its runtime."""
-    assert network.runtime is not None
+def of_file(quantized: QuantizedNetwork, network: Trained) -> tuple[Tensor, Row]:
+    """Logits of the network's integer file in its runtime, and how far it agrees with its simulation."""
+    assert quantized.runtime is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
-        path.write_bytes(trace(lower(network), network.size).SerializeToString())
-        return open_integer(path, runtime=network.runtime)
+        path.write_bytes(trace(lower(quantized), quantized.size).SerializeToString())
+        batches = zip(network.images.split(100), network.labels.split(100), strict=True)
+        (verified,) = verify_integer(quantized, path, batches, runtimes=[quantized.runtime], strict=False)
+        logits = predict_all(open_integer(path, runtime=quantized.runtime), network.images)
+    return logits, {"verification": verified.to_dict()}
 
 
 def predict_all(predict: Predict, images: Tensor) -> Tensor:

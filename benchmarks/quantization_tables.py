@@ -33,7 +33,7 @@ A cell is the mean over draws of 32 calibration images, with the standard deviat
 draws. A dot was not run; a mean over networks is given where a method was run on all of them. Half a point is
 12 of 2,500 images: smaller differences are noise. Methods are scored in simulation, files
 (`pocket_onnxruntime`, `pocket_openvino`) and stock tools in the runtimes they are for, `torchao_xnnpack` in
-simulation.
+simulation. The last table is of the files beside their own simulation in float64.
 """
 OVERVIEW = {
     "pocket": "`pocket` (ours)",
@@ -157,6 +157,13 @@ def tables(found: Row) -> Iterator[Printed]:
         lost, time = by_method(networks, cells, points), by_method(networks, cells, seconds, digits=1)
         yield Printed(f"Points of top-1 lost, {label}, {scope} scope (less is better)", head, list(lost))
         yield Printed(f"Seconds of the processor, {label}, {scope} scope", head, list(time))
+    verified = [c for c in found["cells"] if "verification" in c]
+    if verified:
+        yield Printed(
+            "Images that a file puts in the class its simulation does, %, and points of top-1 between them",
+            ["file", *networks],
+            list(agreements(networks, verified)),
+        )
 
 
 def select(found: Row, scope: str, label: str) -> list[Row]:
@@ -187,6 +194,26 @@ def by_method(
             values = [[value(c) for c in mine if c["model"] == name] for name in networks]
             mean = [fmean(map(fmean, values))] if all(values) else []
             yield [method, *(text(found, digits, spread=spread) for found in [*values, mean])]
+
+
+def agreements(networks: Iterable[str], cells: list[Row]) -> Iterator[list[str]]:
+    """A row for each kind of file."""
+    for row in sorted({kind(c) for c in cells}):
+        mine = {c["model"]: c["verification"] for c in cells if kind(c) == row}
+        yield [" ".join(row), *(agreement(mine.get(name)) for name in networks)]
+
+
+def agreement(verified: Row | None) -> str:
+    """A file's cell, a dot if it was not verified."""
+    if verified is None:
+        return "·"
+    between = 100 * abs(verified["accuracy_file"] - verified["accuracy_simulation"])
+    return f"{100 * verified['agreement']:.2f} / {between:.2f}"
+
+
+def kind(cell: Row) -> tuple[str, str, str]:
+    """What tells rows of files apart."""
+    return cell["method"], cell["label"], cell["scope"]
 
 
 def points(cell: Row) -> float:

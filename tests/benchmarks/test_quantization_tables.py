@@ -58,6 +58,17 @@ def test_the_page_has_means_and_spreads_and_dots(results: Path, tmp_path: Path) 
     assert "full scope" not in page
 
 
+def test_files_are_beside_their_simulation(results: Path, tmp_path: Path) -> None:
+    found = json.loads(results.read_text())
+    script = import_module("quantization_tables")
+    assert "Images that a file" not in script.page(found)
+    verified = {"agreement": 0.9952, "accuracy_file": 0.74, "accuracy_simulation": 0.7415}
+    found["cells"].append({**cell("b", "pocket_openvino", 0), "verification": verified})
+    page = script.page(found).split("Images that a file")[1]
+    assert "| file | a | b |" in page
+    assert "| pocket_openvino W8A8 partial | · | 99.52 / 0.15 |" in page
+
+
 def test_the_terminal_shows_the_same(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import_module("quantization_tables").main(["--results", str(results)])
     printed = capsys.readouterr().out

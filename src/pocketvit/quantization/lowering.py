@@ -56,6 +56,7 @@ def lower(network: QuantizedNetwork) -> nn.Module:
         if node.op == "call_module":
             operator = cast(Operator, graph_module.get_submodule(str(node.target)))
             made = _lowered(operator, network)
+            _place_clips(made, operator, network)
             in_integers = operator.weight_quantizer is not None and not operator.weights_only
             if network.runtime == "openvino" and in_integers:
                 readers = [modules.get(str(reader.target)) for reader in node.users]
@@ -64,6 +65,17 @@ def lower(network: QuantizedNetwork) -> nn.Module:
             graph_module.set_submodule(str(node.target), made)
     assert isinstance(graph_module, fx.GraphModule)
     return graph_module.eval()
+
+
+def _place_clips(made: nn.Module, operator: Operator, network: QuantizedNetwork) -> None:
+    """Clip before rounding where the runtime computes something else if it is done behind."""
+    if isinstance(made, _Integer):
+        for index, read in enumerate(made.read):
+            before = network.producer((operator.name, index))
+            rounded_already = before is not None and before.output is not None
+            for grid in read.modules():
+                if isinstance(grid, _Activation):
+                    grid.clips_first = network.runtime == "openvino" or rounded_already
 
 
 def check_integer(network: QuantizedNetwork) -> None:
@@ -149,7 +161,8 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
         return _IntegerSiLU(operator)
     if writes_integers(operator, runtime):
         return _IntegerMean(operator)
-    if isinstance(operator, Reduction | Softmax):
+    narrow = any(cast(UniformQuantizer, q).bits < 8 for q in operator.input_quantizers if q is not None)
+    if isinstance(operator, Reduction | Softmax) or (runtime == "openvino" and narrow):
         return _RoundedInFloat(operator)
     return _Integer(operator)
 
@@ -311,7 +324,8 @@ class _RoundedInFloat(_Integer):
     """An operator whose inputs are rounded to the same numbers by arithmetic on floats.
 
     Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
-    are small, as they are with many tokens, and a mean would be rounded itself.
+    are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO 2026.4 gets bounds
+    within the integers wrong, before and behind them, wherever it computes in float.
     """
 
     def __init__(self, operator: Operator) -> None:
@@ -339,9 +353,10 @@ def _rounding(quantizer: Quantizer | None) -> nn.Module:
 class _Activation(nn.Module):
     """Rounds to a grid of unsigned 8-bit integers, of which narrower grids use a part.
 
-    Those are clipped to their part after rounding. Before it, the clip would stand between a convolution and
-    the integers that it writes, which ONNX Runtime does not merge, and which OpenVINO 2026.4 gets wrong where
-    the weights have a scale for each channel and a reshape follows: it clips all of them as the first.
+    Those are clipped to their part after rounding: before it, the clip would stand between a convolution and
+    the integers that it writes, which ONNX Runtime would not merge. It comes first (`clips_first`) where two
+    roundings would follow each other, of which ONNX Runtime makes a third, and in OpenVINO, whose release
+    2026.4 computes other numbers with the clip behind.
     """
 
     scale: Tensor
@@ -355,11 +370,14 @@ class _Activation(nn.Module):
         self.register_buffer("zero_point", (quantizer.zero_point + shift).to(torch.uint8))
         full = (quantizer.qmin + shift, quantizer.qmax + shift) == (0, 255)
         self.bounds = None if full else (float(quantizer.low), float(quantizer.high))
+        self.clips_first = False
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest representable numbers."""
+        if self.bounds is not None and self.clips_first:
+            x = x.clamp(*self.bounds)
         rounded = round_to_grid(x, self.scale, self.zero_point)
-        if self.bounds is None:
+        if self.bounds is None or self.clips_first:
             return rounded
         return round_to_grid(rounded.clamp(*self.bounds), self.scale, self.zero_point)
 
