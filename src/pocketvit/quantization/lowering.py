@@ -75,7 +75,8 @@ def _place_clips(made: nn.Module, operator: Operator, network: QuantizedNetwork)
             rounded_already = before is not None and before.output is not None
             for grid in read.modules():
                 if isinstance(grid, _Activation):
-                    grid.clips_first = network.runtime == "openvino" or rounded_already
+                    grid.clips_first = rounded_already
+                    grid.rounds_first = network.runtime == "openvino"
 
 
 def check_integer(network: QuantizedNetwork) -> None:
@@ -355,8 +356,10 @@ class _Activation(nn.Module):
 
     Those are clipped to their part after rounding: before it, the clip would stand between a convolution and
     the integers that it writes, which ONNX Runtime would not merge. It comes first (`clips_first`) where two
-    roundings would follow each other, of which ONNX Runtime makes a third, and in OpenVINO, whose release
-    2026.4 computes other numbers with the clip behind.
+    roundings would follow each other, of which ONNX Runtime makes a third. OpenVINO 2026.4 computes other
+    numbers with the clip behind; and it adds the zero point before it rounds, in single precision, so that
+    what is close to a half may move by a step, and steps are large where they are few. There, numbers are on
+    the grid before they become integers (`rounds_first`).
     """
 
     scale: Tensor
@@ -370,16 +373,21 @@ class _Activation(nn.Module):
         self.register_buffer("zero_point", (quantizer.zero_point + shift).to(torch.uint8))
         full = (quantizer.qmin + shift, quantizer.qmax + shift) == (0, 255)
         self.bounds = None if full else (float(quantizer.low), float(quantizer.high))
-        self.clips_first = False
+        self.in_float = _Rounding(quantizer)
+        self.clips_first = self.rounds_first = False
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest representable numbers."""
-        if self.bounds is not None and self.clips_first:
-            x = x.clamp(*self.bounds)
-        rounded = round_to_grid(x, self.scale, self.zero_point)
-        if self.bounds is None or self.clips_first:
-            return rounded
-        return round_to_grid(rounded.clamp(*self.bounds), self.scale, self.zero_point)
+        if self.bounds is None:
+            return self._round(x)
+        if self.rounds_first:
+            return self._round(self.in_float(x))
+        if self.clips_first:
+            return self._round(x.clamp(*self.bounds))
+        return self._round(self._round(x).clamp(*self.bounds))
+
+    def _round(self, x: Tensor) -> Tensor:
+        return round_to_grid(x, self.scale, self.zero_point)
 
 
 def _activation(quantizer: Quantizer | None) -> nn.Module:
