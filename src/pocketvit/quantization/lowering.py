@@ -162,8 +162,7 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
         return _IntegerSiLU(operator)
     if writes_integers(operator, runtime):
         return _IntegerMean(operator)
-    narrow = any(cast(UniformQuantizer, q).bits < 8 for q in operator.input_quantizers if q is not None)
-    if isinstance(operator, Reduction | Softmax) or (runtime == "openvino" and narrow):
+    if runtime == "openvino" or isinstance(operator, Reduction | Softmax):
         return _RoundedInFloat(operator)
     return _Integer(operator)
 
@@ -292,7 +291,21 @@ class _IntegerMean(_Integer):
         return mean if cast(Reduction, self.operator).keeps_dimensions else mean.flatten(1)
 
 
-class _MapNorm(_Integer):
+class _RoundedInFloat(_Integer):
+    """An operator whose inputs are rounded to the same numbers by arithmetic on floats.
+
+    Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
+    are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO computes in float
+    whatever has no weights: there integers save nothing, its release 2026.4 gets bounds within them wrong,
+    before and behind them, and rounds less exactly on the way to them than arithmetic does.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(operator)
+        self.read = nn.ModuleList(_rounding(quantizer) for quantizer in operator.input_quantizers)
+
+
+class _MapNorm(_RoundedInFloat):
     """Group normalisation of one group, as the layer normalisation of a map that it is.
 
     The usual way, an instance normalisation of one channel of all numbers, has OpenVINO bring the map into
@@ -319,19 +332,6 @@ class _MapNorm(_Integer):
             dtype=torch.float32,
             shape=x.shape,
         )
-
-
-class _RoundedInFloat(_Integer):
-    """An operator whose inputs are rounded to the same numbers by arithmetic on floats.
-
-    Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
-    are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO 2026.4 gets bounds
-    within the integers wrong, before and behind them, wherever it computes in float.
-    """
-
-    def __init__(self, operator: Operator) -> None:
-        super().__init__(operator)
-        self.read = nn.ModuleList(_rounding(quantizer) for quantizer in operator.input_quantizers)
 
 
 class _Rounding(nn.Module):
