@@ -160,7 +160,8 @@ def tables(found: Row) -> Iterator[Printed]:
     verified = [c for c in found["cells"] if "verification" in c]
     if verified:
         yield Printed(
-            "Images that a file puts in the class its simulation does, %, and points of top-1 between them",
+            "Images that a file puts in the class its simulation does, %, points of top-1 between them, "
+            "and what rounding in float32 alone leaves of the first, %",
             ["file", *networks],
             list(agreements(networks, verified)),
         )
@@ -208,7 +209,10 @@ def agreement(verified: Row | None) -> str:
     if verified is None:
         return "·"
     between = 100 * abs(verified["accuracy_file"] - verified["accuracy_simulation"])
-    return f"{100 * verified['agreement']:.2f} / {between:.2f}"
+    alone = verified.get("rounding_agreement")
+    return f"{100 * verified['agreement']:.2f} / {between:.2f} / " + (
+        "·" if alone is None else f"{100 * alone:.2f}"
+    )
 
 
 def kind(cell: Row) -> tuple[str, str, str]:
