@@ -160,10 +160,12 @@ def test_integer_parity_on_every_family(name, card, shallow, tmp_path) -> None:
         noise = (want - captured(images)).abs().mean()
         # Whatever rounds the other way moves what the next layers round. Two quantizations that have nothing
         # to do with each other differ by √2 of the noise; half of its power, 1 / √2, is far from that. Where
-        # a runtime left out a rounding that the simulation has, it was 0.97.
+        # a runtime left out a rounding that the simulation has, it was 0.97. CAS-ViT's simulation in float32
+        # can be 0.76 from itself in float64; its file is 0.77 then.
         labelled = [(images, want.argmax(1))]
         for result in verify_integer(network, path, labelled, runtimes=[runtime], strict=False):
-            assert result.mean_difference * want.abs().mean() < 0.7 * noise, result
+            apart = result.mean_difference * want.abs().mean()
+            assert apart < max(0.7 * noise, 1.15 * result.rounding_difference * want.abs().mean()), result
         convolutions = [row for row in precision_table(path, runtime=runtime) if row.kind == "convolution"]
         chosen = [row for row in convolutions if network.operator(row.operator).has_quantizers]
         in_float = [row for row in chosen if row.precision != "int8"]
