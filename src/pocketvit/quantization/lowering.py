@@ -162,7 +162,9 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
         return _IntegerSiLU(operator)
     if writes_integers(operator, runtime):
         return _IntegerMean(operator)
-    if runtime == "openvino" or isinstance(operator, Reduction | Softmax):
+    if isinstance(operator, Reduction | Softmax) or (
+        runtime == "openvino" and not isinstance(operator, Norm)
+    ):
         return _RoundedInFloat(operator)
     return _Integer(operator)
 
@@ -297,7 +299,8 @@ class _RoundedInFloat(_Integer):
     Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
     are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO computes in float
     whatever has no weights: there integers save nothing, its release 2026.4 gets bounds within them wrong,
-    before and behind them, and rounds less exactly on the way to them than arithmetic does.
+    before and behind them, and rounds less exactly on the way to them than arithmetic does; but norms sum
+    integers, which is exact.
     """
 
     def __init__(self, operator: Operator) -> None:
@@ -305,7 +308,7 @@ class _RoundedInFloat(_Integer):
         self.read = nn.ModuleList(_rounding(quantizer) for quantizer in operator.input_quantizers)
 
 
-class _MapNorm(_RoundedInFloat):
+class _MapNorm(_Integer):
     """Group normalisation of one group, as the layer normalisation of a map that it is.
 
     The usual way, an instance normalisation of one channel of all numbers, has OpenVINO bring the map into
