@@ -66,7 +66,9 @@ def test_files_are_beside_their_simulation(results: Path, tmp_path: Path) -> Non
     found["cells"].append({**cell("b", "pocket_openvino", 0), "verification": verified})
     page = script.page(found).split("Images that a file")[1]
     assert "| file | a | b |" in page
-    assert "| pocket_openvino W8A8 partial | · | 99.52 / 0.15 |" in page
+    assert "| pocket_openvino W8A8 partial | · | 99.52 / 0.15 / · |" in page
+    verified["rounding_agreement"] = 0.998
+    assert "| · | 99.52 / 0.15 / 99.80 |" in script.page(found)
 
 
 def test_the_terminal_shows_the_same(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
