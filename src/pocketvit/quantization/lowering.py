@@ -162,9 +162,9 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
         return _IntegerSiLU(operator)
     if writes_integers(operator, runtime):
         return _IntegerMean(operator)
-    if isinstance(operator, Reduction | Softmax) or (
-        runtime == "openvino" and not isinstance(operator, Norm)
-    ):
+    narrow = any(cast(UniformQuantizer, q).bits < 8 for q in operator.input_quantizers if q is not None)
+    in_float = isinstance(operator, Activation) or (narrow and not isinstance(operator, Norm))
+    if isinstance(operator, Reduction | Softmax) or (runtime == "openvino" and in_float):
         return _RoundedInFloat(operator)
     return _Integer(operator)
 
@@ -298,9 +298,9 @@ class _RoundedInFloat(_Integer):
 
     Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
     are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO computes in float
-    whatever has no weights: there integers save nothing, its release 2026.4 gets bounds within them wrong,
-    before and behind them, and rounds less exactly on the way to them than arithmetic does; but norms sum
-    integers, which is exact.
+    whatever has no weights: its release 2026.4 gets bounds within integers wrong there, before and behind them,
+    and rounds less exactly on the way to them than arithmetic does. But norms sum integers, which is exact, and
+    sums and products of 8 bits read those that a convolution reads too.
     """
 
     def __init__(self, operator: Operator) -> None:
