@@ -298,9 +298,9 @@ class _RoundedInFloat(_Integer):
 
     Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
     are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO computes in float
-    whatever has no weights: its release 2026.4 gets bounds within integers wrong there, before and behind them,
-    and rounds less exactly on the way to them than arithmetic does. But norms sum integers, which is exact, and
-    sums and products of 8 bits read those that a convolution reads too.
+    whatever has no weights: its release 2026.4 gets bounds within integers wrong there, before and behind
+    them, and rounds less exactly on the way to them than arithmetic does. But norms sum integers, which is
+    exact, and sums and products of 8 bits read those that a convolution reads too.
     """
 
     def __init__(self, operator: Operator) -> None:
