@@ -8,6 +8,7 @@ recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and ar
 A cell is one network, method, width, scope and draw of 32 calibration images; it is written to
 benchmarks/results/quantization.json as soon as it is measured and not measured again, so the table grows over
 several calls. A cell that was not run is not there, and all cells of a name are of one trained network.
+A cell with a reason under `outdated` is of earlier code: it is shown with a mark, and measured again.
 Methods are scored in simulation, beside the stock tools in the runtimes they are made for (torchao in
 simulation). So are the files that `pocket` writes, each also verified on the same test images against its
 simulation in float64. `benchmarks/integer_speed.py` times the files, and `benchmarks/quantization_tables.py`
@@ -117,7 +118,7 @@ def main() -> None:
                 break
             row = measure(network, cell)
             row["hardware"], row["versions"], row["threads"] = hardware(), versions(), args.threads
-            found["cells"].append(row)
+            found["cells"] = [c for c in found["cells"] if not is_same(c, cell)] + [row]
             write_json(args.out, found)
             print(
                 f"{name} {cell['method']} {cell['label']} {cell['scope']} draw {cell['draw']}: "
@@ -138,8 +139,13 @@ def cells(model: str, args: argparse.Namespace) -> Iterator[Row]:
 
 
 def has(rows: list[Row], cell: Row) -> bool:
-    """Whether a cell was measured."""
-    return any(all(row[key] == cell[key] for key in KEY) for row in rows)
+    """Whether a cell was measured by today's code."""
+    return any(is_same(row, cell) and "outdated" not in row for row in rows)
+
+
+def is_same(row: Row, cell: Row) -> bool:
+    """Whether a row is of this cell."""
+    return all(row[key] == cell[key] for key in KEY)
 
 
 def load(name: str, args: argparse.Namespace) -> Trained:

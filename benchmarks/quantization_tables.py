@@ -35,6 +35,8 @@ draws. A dot was not run; a mean over networks is given where a method was run o
 (`pocket_onnxruntime`, `pocket_openvino`) and stock tools in the runtimes they are for, `torchao_xnnpack` in
 simulation. The last table is of the files beside their own simulation in float64.
 """
+MARK = "†"
+"""Of cells that earlier code measured."""
 OVERVIEW = {
     "pocket": "`pocket` (ours)",
     "minmax": "min-max",
@@ -98,7 +100,13 @@ def show(found: Row) -> None:
 def page(found: Row) -> str:
     """Every table that has cells, as Markdown."""
     parts = [f"## {printed.title}\n\n{markdown(printed)}" for printed in tables(found)]
-    return "\n".join([INTRODUCTION, *parts])
+    return "\n".join([INTRODUCTION, *footnotes(found), *parts])
+
+
+def footnotes(found: Row) -> list[str]:
+    """What the mark at a cell means, if one has it."""
+    reasons = dict.fromkeys(c["outdated"] for c in found["cells"] if "outdated" in c)
+    return [f"{MARK} Measured by earlier code: {'; '.join(reasons)}.\n"] if reasons else []
 
 
 def with_overview(text: str, found: Row) -> str:
@@ -192,27 +200,39 @@ def by_method(
     for method in dict.fromkeys([*METHODS, *(c["method"] for c in cells)]):
         mine = [c for c in cells if c["method"] == method]
         if mine:
-            values = [[value(c) for c in mine if c["model"] == name] for name in networks]
+            groups = [[c for c in mine if c["model"] == name] for name in networks]
+            values = [[value(c) for c in group] for group in groups]
             mean = [fmean(map(fmean, values))] if all(values) else []
-            yield [method, *(text(found, digits, spread=spread) for found in [*values, mean])]
+            yield [
+                method,
+                *(
+                    text(found, digits, spread=spread) + mark(group)
+                    for found, group in zip([*values, mean], [*groups, mine if mean else []], strict=True)
+                ),
+            ]
+
+
+def mark(cells: Iterable[Row]) -> str:
+    """The mark, if earlier code measured one of the cells."""
+    return MARK if any("outdated" in c for c in cells) else ""
 
 
 def agreements(networks: Iterable[str], cells: list[Row]) -> Iterator[list[str]]:
     """A row for each kind of file."""
     for row in sorted({kind(c) for c in cells}):
-        mine = {c["model"]: c["verification"] for c in cells if kind(c) == row}
+        mine = {c["model"]: c for c in cells if kind(c) == row}
         yield [" ".join(row), *(agreement(mine.get(name)) for name in networks)]
 
 
-def agreement(verified: Row | None) -> str:
+def agreement(cell: Row | None) -> str:
     """A file's cell, a dot if it was not verified."""
-    if verified is None:
+    if cell is None:
         return "·"
+    verified = cell["verification"]
     between = 100 * abs(verified["accuracy_file"] - verified["accuracy_simulation"])
     alone = verified.get("rounding_agreement")
-    return f"{100 * verified['agreement']:.2f} / {between:.2f} / " + (
-        "·" if alone is None else f"{100 * alone:.2f}"
-    )
+    left = "·" if alone is None else f"{100 * alone:.2f}"
+    return f"{100 * verified['agreement']:.2f} / {between:.2f} / {left}{mark([cell])}"
 
 
 def kind(cell: Row) -> tuple[str, str, str]:

@@ -44,3 +44,11 @@ def test_cells_without_a_fingerprint_belong_to_a_network_that_is_lost() -> None:
     found = {"networks": {"small": {"top1": {"value": 0.5}}}, "cells": [{"model": "small"}]}
     with pytest.raises(SystemExit, match="--replace"):
         script.begin_network(found, trained(0), replace=False)
+
+
+def test_cells_of_earlier_code_are_measured_again() -> None:
+    script = import_module("quantization")
+    cell = {"model": "a", "method": "pocket", "label": "W8A8", "scope": "full", "draw": 0}
+    assert script.has([{**cell, "drop": 0.1}], cell)
+    assert not script.has([{**cell, "draw": 1}], cell)
+    assert not script.has([{**cell, "drop": 0.1, "outdated": "why"}], cell)

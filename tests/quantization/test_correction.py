@@ -98,7 +98,7 @@ def test_rounding_in_blocks_is_rounding_column_by_column(monkeypatch):
         assert torch.equal(correction._round_in_turn(weight, second, grid, [None] * 20), whole)
 
 
-def test_ridge_is_least_squares():
+def test_ridge_is_least_squares_of_weighted_images():
     operator, x = make("linear")
     read = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     wanted = operator.compute([x], operator.weight)
@@ -106,8 +106,29 @@ def test_ridge_is_least_squares():
     exact = correction._matrix(operator) + torch.linalg.solve(moments.inputs, moments.errors).mT
     a = read.reshape(-1, 8).double()
     a = torch.cat([a, torch.ones(len(a), 1)], dim=1)
-    solution = torch.linalg.lstsq(a, wanted.reshape(-1, 6).double()).solution[:8].T
+    weights = (1 / wanted.double().var(dim=(1, 2))).sqrt().repeat_interleave(x.shape[1])[:, None]
+    solution = torch.linalg.lstsq(weights * a, weights * wanted.reshape(-1, 6)).solution[:8].T
     assert torch.allclose(exact[0], solution, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_loud_image_does_not_move_the_results_of_the_others(kind):
+    operator, x = make(kind)
+    x = torch.cat([x[:31], 100 + 200 * x[31:]])
+    wanted = operator.compute([x], operator.weight)
+    grid = UniformQuantizer.from_range(x[:31].min(), x[:31].max(), bits=6)  # clips most of the loud one
+    quantizer = least_error_weights(operator, grid(x), bits=6)
+    plain = operator.compute([grid(x[:31])], quantizer(operator.weight))
+    correct_weights(operator, grid(x), wanted, quantizer)
+    corrected = operator.compute([grid(x[:31])], operator.weight)
+    error = (corrected - wanted[:31]).square().mean()
+    assert error < 1.5 * (plain - wanted[:31]).square().mean()
+    assert error < 0.01 * wanted[:31].var()
+
+
+def test_weights_are_those_of_rows_repeated_for_their_vectors():
+    rows = torch.tensor([[[0.0, 2.0]], [[0.0, 4.0]]])
+    assert torch.allclose(correction._weights(rows, 4), torch.tensor([0.4, 0.4, 0.1, 0.1]))
 
 
 def test_weights_of_zero_and_inputs_of_zero_stay_finite():

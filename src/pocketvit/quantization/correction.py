@@ -1,7 +1,9 @@
 """Closed-form corrections of weights: make up for what the quantization of the inputs did, then round well.
 
 Both need only the second moments of what an operator reads, H = E[x xᵀ] over images and places, for each
-group of a convolution: no gradients, and one linear solve an operator.
+group of a convolution: no gradients, and one linear solve an operator. In every mean an image weighs as much
+as its results vary little: the error of one with large values, which ranges clip, is not to be made up for
+in all others.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch.nn import functional
 from pocketvit.quantization.operators import Convolution, Linear
 from pocketvit.quantization.pairs import WIDER, PairedQuantizer, overflow_safe, rest_of_pair
 from pocketvit.quantization.quantizers import UniformQuantizer
+from pocketvit.quantization.ranges import image_weights
 
 __all__ = ["WeightedOperator", "correct_weights", "least_error_weights"]
 
@@ -36,6 +39,8 @@ _BLOCK = 64
 @dataclass(frozen=True)
 class _Moments:
     """Second moments of what an operator reads and should return, centred, in double precision.
+
+    Means are weighted: an image's part is one over the variance of its results.
 
     Attributes:
         inputs: H, (groups, k, k).
@@ -177,13 +182,20 @@ def _error(matrix: Tensor, original: Tensor, moments: _Moments) -> float:
 
 def _moments(operator: WeightedOperator, read: Tensor, wanted: Tensor) -> _Moments:
     x, y = _vectors(operator, read), _results(operator, wanted)
-    mean_x, mean_y = x.mean(dim=1, keepdim=True), y.mean(dim=1, keepdim=True)
+    matrix, count = _matrix(operator), x.shape[1]
+    weights = _weights(wanted, count)
+    mean_x, mean_y = (weights @ x)[:, None], (weights @ y)[:, None]
     x, y = x - mean_x, y - mean_y
-    matrix = _matrix(operator)
-    count = x.shape[1]
-    second = (x.mT @ x).double() / count
-    lacking = (x.mT @ y).double() / count - second @ matrix.mT
+    weighted = (weights[:, None] * x).mT
+    second = (weighted @ x).double()
+    lacking = (weighted @ y).double() - second @ matrix.mT
     return _Moments(second, lacking, mean_x[:, 0].double(), mean_y[:, 0].double(), count)
+
+
+def _weights(rows: Tensor, count: int) -> Tensor:
+    """What each of `count` vectors weighs, (count,), 1 in all; the same for those of one row."""
+    each = image_weights(rows.flatten(1)).repeat_interleave(count // len(rows))
+    return (each / each.sum()).to(rows.dtype)
 
 
 def _matrix(operator: WeightedOperator) -> Tensor:

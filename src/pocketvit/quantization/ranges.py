@@ -9,7 +9,16 @@ from torch import Tensor
 
 from pocketvit.quantization.quantizers import Scheme, UniformQuantizer
 
-__all__ = ["Observer", "by_channel", "least_error", "minmax", "omse", "percentile", "quantile"]
+__all__ = [
+    "Observer",
+    "by_channel",
+    "image_weights",
+    "least_error",
+    "minmax",
+    "omse",
+    "percentile",
+    "quantile",
+]
 
 Observer = Callable[..., UniformQuantizer]
 """`(x, *, bits, scheme, axis) -> UniformQuantizer`."""
@@ -21,6 +30,9 @@ _VALUES = 200_000
 
 _SLACK = 1.05
 """Of ranges with nearly the least error the widest is taken: other images have values a few did not show."""
+
+_NO_VARIANCE = 1e-100
+"""Below that of any float32 values that differ; sums of its inverse are finite."""
 
 _BOTH_ENDS = tuple(1 - 0.02 * step for step in range(35))
 _LOW_END, _HIGH_END = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2), (1.0, 0.9, 0.8)
@@ -75,7 +87,7 @@ def least_error(
     low, high = x.aminmax()
     values = _some(x, images)
     wanted = function(values)
-    weights = _weights(wanted)
+    weights = image_weights(wanted)
 
     def best_of(ranges: Iterable[tuple[Tensor, Tensor]]) -> UniformQuantizer:
         tried = [UniformQuantizer.from_range(a, b, bits=bits) for a, b in ranges]
@@ -85,6 +97,15 @@ def least_error(
 
     both = best_of((low * f, high * f) for f in _BOTH_ENDS)
     return best_of((both.low * f, both.high * g) for f in _LOW_END for g in _HIGH_END)
+
+
+def image_weights(rows: Tensor) -> Tensor:
+    """One over the variance of each row, `(rows, 1)`; rows that hardly vary count no more than 100 times."""
+    if len(rows) == 1:
+        return rows.new_ones(1, 1, dtype=torch.float64)
+    variance = rows.double().var(dim=1, keepdim=True, correction=0)
+    least = max(0.01 * float(variance.mean()), _NO_VARIANCE)
+    return 1 / variance.clamp(min=least)
 
 
 def _width(quantizer: UniformQuantizer) -> float:
@@ -98,15 +119,6 @@ def _some(x: Tensor, images: int) -> Tensor:
     if rows.shape[1] <= wanted:
         return rows
     return rows[:, torch.linspace(0, rows.shape[1] - 1, wanted, dtype=torch.float64).long()]
-
-
-def _weights(rows: Tensor) -> Tensor:
-    """One over the variance of each row, `(rows, 1)`; rows that hardly vary count no more than 100 times."""
-    if len(rows) == 1:
-        return rows.new_ones(1, 1, dtype=torch.float64)
-    variance = rows.double().var(dim=1, keepdim=True, correction=0)
-    least = max(0.01 * float(variance.mean()), torch.finfo(torch.float64).tiny)
-    return 1 / variance.clamp(min=least)
 
 
 def by_channel(x: Tensor, axis: int | None) -> Tensor:

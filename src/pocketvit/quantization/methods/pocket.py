@@ -12,7 +12,8 @@ Then the network is walked in order, so that each operator sees what the integer
 2. Weights get the scale of least error of the operator's result, by the second moments of what is read; a
    scale an output channel.
 3. Closed-form correction of the weights: the inputs' error by ridge regression (ERQ), rounding with feedback
-   (OPTQ), each kept only where images it has not seen agree; the bias takes the mean error.
+   (OPTQ), each kept only where images it has not seen agree; the bias takes the mean error. Here too an
+   image's error is relative to its variance: what step 1 clips in one is not made up for in all others.
 4. What a convolution returns is quantized to 8 bits in the range that matters behind its activation function.
 
 It takes equalization from Nagel et al. and RepQ-ViT, the sequential order from EasyQuant, step 1 from OMSE,
