@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
 from pocketvit.quantization.quantizers import UniformQuantizer
 
 
@@ -51,6 +52,30 @@ def test_partial_scope_leaves_norms_softmax_and_activations_in_float(tiny, calib
     assert float_kinds == {"norm", "softmax", "activation"}
     whole = quantize(tiny, QuantizationSpec(scope="full"), calibration)
     assert all(o.has_quantizers for o in whole.operators.values())
+
+
+class Flattened(nn.Module):
+    """Hard-swish of numbers most of which it makes zero, and that another reads too if `twice`."""
+
+    def __init__(self, *, twice: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.twice = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), twice
+        nn.init.constant_(self.conv.bias[:3], -60)
+
+    def forward(self, x):
+        y = self.conv(x)
+        z = nn.functional.hardswish(y)
+        return self.head(z + y if self.twice else z).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_full_scope_spends_no_steps_on_what_the_function_behind_makes_zero(calibration, twice):
+    torch.manual_seed(0)
+    network = capture(Flattened(twice=twice).eval(), size=16)
+    whole = quantize(network, QuantizationSpec(weights=6, activations=6, scope="full"), calibration)
+    (activation,) = (o for o in whole.operators.values() if o.kind == "activation")
+    low = float(activation.input_quantizers[0].low)
+    assert low < -40 if twice else -15 < low <= -0.3
 
 
 def test_the_same_images_give_the_same_network(tiny, calibration):

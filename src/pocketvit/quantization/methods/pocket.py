@@ -8,7 +8,8 @@ Then the network is walked in order, so that each operator sees what the integer
 
 1. The range of a tensor is the one of least squared error, each image's relative to its variance: without,
    one image of large values takes the steps from all others. It is shared by all that read the tensor, so
-   that an integer runtime writes it once (least error: OMSE, Choukroun et al.; the rest ours).
+   that an integer runtime writes it once (least error: OMSE, Choukroun et al.; the rest ours). Where that is
+   an activation function alone (full scope), the error is the one behind it.
 2. Weights get the scale of least error of the operator's result, by the second moments of what is read; a
    scale an output channel.
 3. Closed-form correction of the weights: the inputs' error by ridge regression (ERQ), rounding with feedback
@@ -24,9 +25,10 @@ are ours.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
+from torch import Tensor
 
 from pocketvit.core.console import progress_bar
 from pocketvit.quantization.calibration import Calibration, float_logits
@@ -36,7 +38,7 @@ from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.methods.method import Method
 from pocketvit.quantization.methods.observed import observe
 from pocketvit.quantization.network import QuantizedNetwork
-from pocketvit.quantization.operators import Convolution, Linear, Operator
+from pocketvit.quantization.operators import Activation, Convolution, Linear, Operator
 from pocketvit.quantization.outputs import activation_behind, quantize_output
 from pocketvit.quantization.quantizers import UniformQuantizer
 from pocketvit.quantization.ranges import least_error, minmax
@@ -103,13 +105,22 @@ def _inputs(
     if step.operator.weights_only:
         return
     name, bits = step.operator.name, spec.activation_bits(step.operator.name)
-    images = len(calibration.images)
+    images, function = len(calibration.images), _function_alone(network, step.operator)
     for index, x in enumerate(step.inputs):
         # Parts of one tensor have one source, but each part a range of its own.
         key = (network.sources[name, index], bits, x.numel(), *map(float, x.aminmax()))
         if key not in shared:
-            shared[key] = least_error(x, bits=bits, images=images)
+            shared[key] = least_error(x, bits=bits, images=images, behind=function)
         step.operator.set_input(index, shared[key])
+
+
+def _function_alone(network: QuantizedNetwork, operator: Operator) -> Callable[[Tensor], Tensor] | None:
+    """The function that is all that becomes of what `operator` reads: the error behind it is what counts."""
+    if isinstance(operator, Activation):
+        producer = network.producer((operator.name, 0))
+        if producer is not None and network.only_reader(producer) is operator:
+            return lambda values: operator.compute([values], None)
+    return None
 
 
 def _weights(step: Step, spec: QuantizationSpec) -> None:
