@@ -95,6 +95,8 @@ def show(found: Row) -> None:
         for row in printed.rows:
             table.add_row(*row)
         console.print(table)
+    for line in footnotes(found):
+        console.print(line)
 
 
 def page(found: Row) -> str:

@@ -71,7 +71,9 @@ def test_files_are_beside_their_simulation(results: Path, tmp_path: Path) -> Non
     assert "| · | 99.52 / 0.15 / 99.80 |" in script.page(found)
 
 
-def test_cells_of_earlier_code_are_marked_with_the_reason(results: Path) -> None:
+def test_cells_of_earlier_code_are_marked_with_the_reason(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = json.loads(results.read_text())
     script = import_module("quantization_tables")
     assert script.MARK not in script.page(found)
@@ -81,6 +83,8 @@ def test_cells_of_earlier_code_are_marked_with_the_reason(results: Path) -> None
     assert f"| pocket | 0.20 ± 0.14{script.MARK} | −0.20 | 0.00{script.MARK} |" in page
     row = next(row for row in script.overview(found).rows if row[0] == "`pocket` (ours)")
     assert row[1] == f"0.20{script.MARK} / 50.00"
+    script.show(found)
+    assert "Measured by earlier code: images counted alike." in capsys.readouterr().out
 
 
 def test_the_terminal_shows_the_same(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
