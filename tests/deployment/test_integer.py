@@ -100,6 +100,47 @@ def test_six_bits_are_clipped_where_the_runtime_keeps_the_numbers(
         assert {before for kind, before in kinds if kind == "QuantizeLinear"} == {right}
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_only_onnx_runtime_is_told_that_weights_have_no_zero_point(
+    calibrated, small_card, tmp_path, runtime
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_integer(calibrated(runtime=runtime), path, card=small_card)
+    graph = onnx.load(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    told = [len(n.input) for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored]
+    assert set(told) == {3 if runtime == "onnxruntime" else 2}
+
+
+@pytest.mark.parametrize("activations", [8, 6])
+@pytest.mark.parametrize("scope", ["partial", "full"])
+def test_gelu_is_a_table_and_a_product_in_onnx_runtime(small_card, tmp_path, scope, activations) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Conv2d(8, 16, 1),
+        nn.GELU(),
+        nn.Conv2d(16, 8, 1),
+        nn.Flatten(),
+        nn.Linear(512, 3),
+    )
+    images = torch.randn(16, 3, 8, 8)
+    spec = QuantizationSpec(activations=activations, scope=scope, runtime="onnxruntime")
+    network = quantize(prepare_for_quantization(layers.eval(), size=8), spec, Calibration(images))
+    path, merged = tmp_path / "model.onnx", tmp_path / "merged.onnx"
+    export_integer(network, path, card=small_card)
+    step = network(images).std() / 100
+    assert (run_plainly(path, images) - network(images)).abs().mean() < step
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(merged)
+    options.log_severity_level = 3
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(merged).graph.node]
+    assert "Gelu" not in kinds
+    assert "Sigmoid" not in kinds or (scope, activations) == ("full", 6), "bounds stand between two scales"
+    assert kinds.count("QLinearSigmoid") == 1 or (scope, activations) == ("full", 6)
+
+
 def test_a_dead_channel_keeps_its_bias(block, small_images, small_card, tmp_path) -> None:
     dying = type(block)().eval()
     with torch.no_grad():

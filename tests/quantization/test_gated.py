@@ -3,32 +3,36 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pocketvit.quantization.gated import GatedSiLU
+from pocketvit.quantization.gated import SLOPES, GatedActivation
 from pocketvit.quantization.operators import Activation
 
-
-@pytest.fixture
-def gated() -> GatedSiLU:
-    silu = torch.ops.aten.silu.default
-    return GatedSiLU(Activation(name="act", module="act", target=silu, arguments=(), options={}))
+FURTHEST = {"silu": 0.0, "gelu": 0.0204}
+"""From the function, before anything is rounded."""
 
 
-def test_the_gate_is_a_table_of_256_entries(gated) -> None:
-    """Against a table made by hand: what a byte x stands for, times its sigmoid in 255ths."""
+def gate(function: str) -> GatedActivation:
+    target = getattr(torch.ops.aten, function).default
+    return GatedActivation(Activation(name="act", module="act", target=target, arguments=(), options={}))
+
+
+@pytest.mark.parametrize("function", SLOPES)
+def test_the_gate_is_a_table_of_256_entries(function) -> None:
+    """Against a table made by hand: what a byte x stands for, times a sigmoid in 255ths."""
     step, zero = 0.05, 100
     x = (torch.arange(256, dtype=torch.float64) - zero) * step
-    table = torch.round(255 / (1 + torch.exp(-x))) / 255
-    torch.testing.assert_close(gated(x.float()).double(), x * table, rtol=1e-6, atol=1e-6)
+    table = torch.round(255 / (1 + torch.exp(-{"silu": 1, "gelu": 1.702}[function] * x))) / 255
+    torch.testing.assert_close(gate(function)(x.float()).double(), x * table, rtol=1e-6, atol=1e-6)
 
 
-def test_it_is_silu_to_half_a_step_of_the_gate(gated) -> None:
+@pytest.mark.parametrize("function", SLOPES)
+def test_it_is_the_function_to_half_a_step_of_the_gate(function) -> None:
     x = torch.linspace(-12, 12, 4001)
-    exact = torch.nn.functional.silu(x)
-    assert ((gated(x) - exact).abs() <= x.abs() / 510 + 1e-6).all()
+    exact, gated = getattr(torch.nn.functional, function)(x), gate(function)
+    assert ((gated(x) - exact).abs() <= x.abs() / 510 + FURTHEST[function] + 1e-6).all()
     gated.quantized = False
     torch.testing.assert_close(gated(x), exact)
 
 
-def test_it_counts_as_quantized(gated) -> None:
-    assert gated.has_quantizers
-    assert gated.function == "silu"
+def test_it_counts_as_quantized() -> None:
+    assert gate("silu").has_quantizers
+    assert gate("silu").function == "silu"

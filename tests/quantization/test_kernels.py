@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
-from pocketvit.quantization.gated import GatedSiLU
+from pocketvit.quantization.gated import GatedActivation
 from pocketvit.quantization.kernels import fit_to_runtime, writes_integers
 from pocketvit.quantization.operators import Convolution, MatMul, Reduction
 
@@ -15,8 +15,9 @@ IMAGE = torch.zeros(1, 3, 16, 16)
 class Residual(nn.Module):
     """A residual branch, a convolution that two read, a mean over all pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, function=nn.functional.silu) -> None:
         super().__init__()
+        self.function = function
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.wide = nn.Conv2d(8, 16, 1)
         self.narrow = nn.Conv2d(16, 8, 1)
@@ -24,7 +25,7 @@ class Residual(nn.Module):
 
     def forward(self, x):
         x = self.stem(x)
-        x = x + self.narrow(nn.functional.silu(self.wide(x)))
+        x = x + self.narrow(self.function(self.wide(x)))
         return self.head(x.mean((-2, -1)))
 
 
@@ -50,7 +51,15 @@ def test_without_a_runtime_nothing_is_changed(tiny) -> None:
     assert not any(operator.float_reason for operator in operators)
 
 
-def test_openvino_reads_the_image_in_float_and_multiplies_activations_in_float(tiny) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_image_is_read_in_float(tiny, runtime) -> None:
+    fit_to_runtime(tiny, list(tiny.operators.values()), runtime, IMAGE)
+    (stem,) = (o for o in tiny.operators.values() if isinstance(o, Convolution) and o.float_reason)
+    assert stem.name == "stem"
+    assert "reads the image" in stem.float_reason
+
+
+def test_openvino_multiplies_activations_in_float(tiny) -> None:
     chosen = fit_to_runtime(tiny, list(tiny.operators.values()), "openvino", IMAGE)
     left = [operator for operator in tiny.operators.values() if operator not in chosen]
     assert [operator.name for operator in left if isinstance(operator, Convolution)] == ["stem"]
@@ -60,11 +69,32 @@ def test_openvino_reads_the_image_in_float_and_multiplies_activations_in_float(t
     assert not any(operator.float_reason for operator in chosen)
 
 
-def test_onnx_runtime_gates_the_silu_behind_a_convolution(residual) -> None:
+@pytest.mark.parametrize("function", [nn.functional.silu, nn.functional.gelu])
+def test_onnx_runtime_gates_what_is_behind_a_convolution(function) -> None:
+    residual = capture(Residual(function), size=8)
     network = quantized(residual, "onnxruntime")
-    assert kinds(network.operators.values()).count(GatedSiLU) == 1
-    assert not any(isinstance(operator, GatedSiLU) for operator in residual.operators.values()), "a copy"
+    assert kinds(network.operators.values()).count(GatedActivation) == 1
+    assert not any(isinstance(operator, GatedActivation) for operator in residual.operators.values()), (
+        "a copy"
+    )
     assert network.runtime == "onnxruntime"
+
+
+def test_openvino_computes_functions_in_the_convolution_before(residual) -> None:
+    network = quantized(residual, "openvino")
+    assert not any(isinstance(operator, GatedActivation) for operator in network.operators.values())
+
+
+def test_pooling_to_one_pixel_is_the_mean_over_all_pixels() -> None:
+    def mean(size: int) -> Reduction:
+        pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(size), nn.Conv2d(4, 2, 1))
+        (found,) = (o for o in capture(pooled, size=8).operators.values() if isinstance(o, Reduction))
+        return found
+
+    assert mean(1).is_global_mean
+    assert mean(1).keeps_dimensions
+    assert writes_integers(mean(1), "onnxruntime")
+    assert not mean(2).is_global_mean
 
 
 def test_onnx_runtime_means_over_pixels_in_integers_and_over_tokens_in_float(residual, tiny) -> None:
@@ -76,7 +106,11 @@ def test_onnx_runtime_means_over_pixels_in_integers_and_over_tokens_in_float(res
     assert not tokens.is_global_mean
     fit_to_runtime(tiny, list(tiny.operators.values()), "onnxruntime", IMAGE)
     assert "no integer kernel" in tokens.float_reason
-    assert {o.kind for o in tiny.operators.values() if o.float_reason} == {"reduction", "matmul"}
+    assert {o.kind for o in tiny.operators.values() if o.float_reason} == {
+        "convolution",
+        "reduction",
+        "matmul",
+    }
 
 
 def test_what_a_convolution_wrote_in_8_bits_is_not_rounded_to_other_8_bits(residual) -> None:

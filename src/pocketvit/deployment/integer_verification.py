@@ -200,8 +200,10 @@ def _in_onnxruntime(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _in_openvino(path: Path) -> Callable[[Tensor], Tensor]:
-    request = open_compiled(path, threads=1).create_infer_request()
-    return lambda images: torch.from_numpy(np.array(request.infer({"image": images.numpy()})[0]))
+    request = open_compiled(path, threads=1).create_infer_request()  # one by one, as on a device
+    return lambda images: torch.cat(
+        [torch.from_numpy(np.array(request.infer({"image": image.numpy()})[0])) for image in images.split(1)]
+    )
 
 
 _OPEN: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {

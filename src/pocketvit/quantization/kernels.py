@@ -1,15 +1,15 @@
 """What the integer kernels of a runtime ask of a network.
 
-ONNX Runtime: a convolution reads and writes integers, so what it returns is rounded to 8 bits; a SiLU behind
-it and a mean over all pixels have integer kernels, which are far faster than the way to float and back.
+ONNX Runtime: a convolution reads and writes integers, so what it returns is rounded to 8 bits; SiLU or GELU
+behind it and a mean over all pixels have integer kernels, far faster than the way to float and back.
 
 OpenVINO: a convolution may return float, and takes the SiLU, the sum and the rounding behind it into its own
 kernel; another rounding before these would keep them apart. Sums and products of two tensors compute in float
-whatever they read. Rounding the image takes longer than what the first convolution gains by it: that stays in
-float.
+whatever they read.
 
-In both, products of two activations stay in float: whole attention in float is one fused kernel. Where little
-is multiplied, rounding what is read takes longer than the product: there only the weights are integers.
+In both, rounding the image takes longer than what the first convolution gains by it: that stays in float. So
+do products of two activations: whole attention in float is one fused kernel. Where little is multiplied,
+rounding what is read takes longer than the product: there only the weights are integers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pocketvit.quantization.gated import GatedSiLU
+from pocketvit.quantization.gated import SLOPES, GatedActivation
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import (
     Activation,
@@ -33,7 +33,7 @@ from pocketvit.quantization.spec import Runtime
 
 __all__ = ["fit_to_runtime", "writes_integers"]
 
-_IMAGE = "reads the image: rounding that takes OpenVINO longer than this convolution saves"
+_IMAGE = "reads the image: rounding that takes longer than what integers save in so few channels"
 _MULTIPLIED = {
     "openvino": "OpenVINO 2026.4 mixes up the scales of a depthwise convolution with several outputs a "
     "channel",
@@ -114,7 +114,7 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
         return _PRODUCT
     if isinstance(operator, Convolution):
         assert operator.weight is not None
-        if runtime == "openvino" and network.reads_image(operator):
+        if network.reads_image(operator):
             return _IMAGE
         if operator.is_depthwise and operator.groups < len(operator.weight):
             return _MULTIPLIED[runtime]
@@ -122,11 +122,11 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
 
 
 def _gated(network: QuantizedNetwork, operators: Sequence[Operator]) -> list[Operator]:
-    """Put `GatedSiLU` in the place of every SiLU that alone reads what a quantized convolution returns."""
+    """Put a `GatedActivation` where a SiLU or GELU alone reads what a quantized convolution returns."""
     made: dict[Operator, Operator] = {}
     for operator in operators:
         reader = network.only_reader(operator) if isinstance(operator, Convolution) else None
-        if isinstance(reader, Activation) and reader.function == "silu":
-            made[reader] = GatedSiLU(reader)
+        if isinstance(reader, Activation) and reader.function in SLOPES:
+            made[reader] = GatedActivation(reader)
             network.replace(reader, made[reader])
     return [made.get(operator, operator) for operator in operators]

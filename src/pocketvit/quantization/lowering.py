@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization.biases import bias_unit
-from pocketvit.quantization.gated import GatedSiLU
+from pocketvit.quantization.gated import GatedActivation
 from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import (
@@ -31,7 +31,7 @@ from pocketvit.quantization.operators import (
     Reduction,
     Softmax,
 )
-from pocketvit.quantization.qdq import dequantize, round_to_grid
+from pocketvit.quantization.qdq import dequantize, quantize, round_to_grid
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["check_integer", "lower"]
@@ -62,9 +62,24 @@ def lower(network: QuantizedNetwork) -> nn.Module:
                 readers = [modules.get(str(reader.target)) for reader in node.users]
                 if not all(isinstance(reader, _SHAPE_KEEPING) for reader in readers):
                     made = _Bounded(made)
+            if isinstance(made, _IntegerGate):
+                made.take_rounding(graph_module.get_submodule(str(node.all_input_nodes[0].target)))
             graph_module.set_submodule(str(node.target), made)
     assert isinstance(graph_module, fx.GraphModule)
+    if network.runtime == "openvino":
+        _leave_out_zeros(graph_module)
     return graph_module.eval()
+
+
+def _leave_out_zeros(lowered: nn.Module) -> None:
+    """Without the zero points of weights, which are 0 and which ONNX Runtime's matrix product asks for.
+
+    The exporter stores equal constants once. Where weights of several shapes share one, OpenVINO 2026.4
+    computes them in float if it knows the shape of the image.
+    """
+    for part in lowered.modules():
+        if isinstance(part, _Integers):
+            part.zero_point = None
 
 
 def _place_clips(made: nn.Module, operator: Operator, network: QuantizedNetwork) -> None:
@@ -88,7 +103,7 @@ def check_integer(network: QuantizedNetwork) -> None:
     for name, operator in network.operators.items():
         if not operator.quantized:
             continue
-        if type(operator).forward is not Operator.forward and not isinstance(operator, GatedSiLU):
+        if type(operator).forward is not Operator.forward and not isinstance(operator, GatedActivation):
             raise ExportError(
                 f"{name} is computed by {type(operator).__name__}: no runtime has that operator.",
                 fix="Choose a method whose table says that it ends in integers, or keep this one in float.",
@@ -158,8 +173,8 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
         before = network.producer((operator.name, 0))
         apart = runtime == "openvino" and not isinstance(before, Linear | Activation)
         return _IntegerLinear(operator, apart=apart)
-    if isinstance(operator, GatedSiLU):
-        return _IntegerSiLU(operator)
+    if isinstance(operator, GatedActivation):
+        return _IntegerGate(operator)
     if writes_integers(operator, runtime):
         return _IntegerMean(operator)
     narrow = any(cast(UniformQuantizer, q).bits < 8 for q in operator.input_quantizers if q is not None)
@@ -270,16 +285,28 @@ class _Bounded(nn.Module):
         return self.lowered(*inputs).clamp(-self._BOUND, self._BOUND)
 
 
-class _IntegerSiLU(_Integer):
-    """x σ(x) with the sigmoid in integers."""
+class _IntegerGate(_Integer):
+    """x σ(a x) with the sigmoid in integers.
 
-    def __init__(self, operator: GatedSiLU) -> None:
+    x and a x are the same integers, read on two scales; so they are rounded here, not where they come from.
+    """
+
+    def __init__(self, operator: GatedActivation) -> None:
         super().__init__(operator)
+        self.slope = operator.slope
         self.gate = _activation(operator.gate)
 
+    def take_rounding(self, before: nn.Module) -> None:
+        """Round what was read instead of `before`, which computes it."""
+        if self.slope != 1 and isinstance(before, _Integer) and isinstance(self.read[0], nn.Identity):
+            self.read[0], before.write = before.write, self.read[0]
+
     @override
-    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
-        return inputs[0] * self.gate(inputs[0].sigmoid())
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        read = self.read[0]
+        x, scaled = read.scaled(x, self.slope) if isinstance(read, _Activation) else (x, self.slope * x)
+        return self.write(x * self.gate(scaled.sigmoid()))
 
 
 class _IntegerMean(_Integer):
@@ -389,6 +416,14 @@ class _Activation(nn.Module):
             return self._round(x.clamp(*self.bounds))
         return self._round(self._round(x).clamp(*self.bounds))
 
+    def scaled(self, x: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """The nearest representable numbers, and these times `factor`."""
+        if self.bounds is not None or factor == 1:
+            x = self(x)
+            return x, factor * x
+        integers = quantize(x, self.scale, self.zero_point)
+        return tuple(dequantize(integers, self.scale * f, self.zero_point, None) for f in (1, factor))
+
     def _round(self, x: Tensor) -> Tensor:
         return round_to_grid(x, self.scale, self.zero_point)
 
@@ -402,7 +437,7 @@ class _Integers(nn.Module):
 
     integers: Tensor
     scale: Tensor
-    zero_point: Tensor
+    zero_point: Tensor | None
 
     def __init__(self, integers: Tensor, scale: Tensor) -> None:
         super().__init__()

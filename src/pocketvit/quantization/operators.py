@@ -237,13 +237,21 @@ class Reduction(Function):
     @property
     def is_global_mean(self) -> bool:
         """Whether it is the mean over all pixels of a map (B, C, H, W)."""
-        function = str(self.target.overloadpacket.__name__)
-        return function == "mean" and set(self.arguments[0] if self.arguments else ()) == {2, 3}
+        what = list(self.arguments[0]) if self.arguments and isinstance(self.arguments[0], Sequence) else []
+        return what == [1, 1] if self._pools else sorted(what) == [2, 3] and self._function == "mean"
 
     @property
     def keeps_dimensions(self) -> bool:
         """Whether what it runs over stays, as dimensions of length 1."""
-        return self.arguments[1:2] == (True,)
+        return self._pools or self.arguments[1:2] == (True,)
+
+    @property
+    def _pools(self) -> bool:
+        return self._function == "adaptive_avg_pool2d"
+
+    @property
+    def _function(self) -> str:
+        return str(self.target.overloadpacket.__name__)
 
 
 class Activation(Function):

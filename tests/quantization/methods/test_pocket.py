@@ -84,3 +84,11 @@ def test_the_same_images_give_the_same_network(tiny, calibration):
         torch.equal(a, b)
         for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize(("function", "twice"), [(nn.ReLU, False), (nn.GELU, True)])
+def test_onnx_runtime_rounds_once_behind_relu(calibration, function, twice):
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), function(), nn.Conv2d(4, 2, 1))
+    network = quantize(capture(layers.eval(), size=16), QuantizationSpec(runtime="onnxruntime"), calibration)
+    assert (network.operator("1").output is not None) == twice
+    assert network.operator("3").input_quantizers[0] is not None

@@ -18,6 +18,6 @@ def open_file(path: Path, *, threads: int) -> Run:
 
 
 def open_in(path: Path, *, threads: int, precision: str) -> Run:
-    """The same with float arithmetic in `precision`, `f32` or `bf16`."""
+    """The same with float arithmetic in `precision`, `f32` or `bf16`; for one image at a time."""
     request = open_compiled(path, threads=threads, precision=precision).create_infer_request()
     return lambda images: request.infer([images])

@@ -135,10 +135,10 @@ def _weights(step: Step, spec: QuantizationSpec) -> None:
 
 
 def _output(network: QuantizedNetwork, step: Step) -> None:
-    """Where an operator reads the result directly, its own quantizer will do."""
+    """Where an operator reads the result directly or behind ReLU, its own quantizer will do."""
     if isinstance(step.operator, Convolution):
         behind = activation_behind(network, step.operator)
-        if behind is not None:
+        if behind is not None and behind.function != "relu":
             quantize_output(step.operator, step.inputs, behind=behind)
 
 
