@@ -67,7 +67,9 @@ def test_a_run_gets_an_integer_file_and_says_all_about_it(quantize_plain, cli, p
     head = next(row for row in content["execution"] if row["operator"] == "head.fc")
     assert head["precision"]["onnxruntime"] == "float32"
     assert "--keep-float" in head["reason"]["onnxruntime"]
-    convolutions = [row for row in content["execution"] if row["kind"] == "convolution"]
+    first, *convolutions = [row for row in content["execution"] if row["kind"] == "convolution"]
+    assert first["precision"]["onnxruntime"] == "float32"
+    assert "reads the image" in first["reason"]["onnxruntime"]
     assert {row["precision"]["onnxruntime"] for row in convolutions} == {"int8"}
 
     rows = run.read("benchmark.json")["rows"]

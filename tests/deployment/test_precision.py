@@ -11,11 +11,17 @@ RUNTIMES = ["onnxruntime", *(["openvino"] if has_openvino() else [])]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_weights_meet_integers_and_what_does_not_says_why(captured, integer_file, runtime) -> None:
-    rows = {row.operator: row for row in precision_table(integer_file.path, runtime=runtime)}
+def test_weights_meet_integers_and_what_does_not_says_why(
+    calibrated, captured, small_card, tmp_path, runtime
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_integer(calibrated(runtime=runtime), path, card=small_card)
+    rows = {row.operator: row for row in precision_table(path, runtime=runtime)}
     assert set(rows) >= set(captured.operators)
-    for name in ("stem.0", "depthwise", "query", "key", "head"):
+    for name in ("depthwise", "query", "key", "head"):
         assert rows[name].precision == "int8", rows[name]
+    assert rows["stem.0"].precision == "float32"
+    assert "reads the image" in rows["stem.0"].reason
     assert all(bool(row.reason) == (row.precision != "int8") for row in rows.values())
 
 

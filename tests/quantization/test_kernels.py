@@ -167,3 +167,26 @@ def test_the_papers_setting_rounds_small_products_too() -> None:
     network = quantized(capture(Tokens(), size=8), None)
     for name in ("query", "wide", "key", "squeeze", "head"):
         assert None not in network.operator(name).input_quantizers
+
+
+class Asking(nn.Module):
+    """Attention by a query that is learned, not computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 3))
+        self.query, self.key, self.head = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(3, 4)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        query = self.query(self.token.expand(x.shape[0], -1, -1))
+        weights = (query @ self.key(tokens).transpose(1, 2)).softmax(dim=-1)
+        return self.head((weights @ tokens).flatten(1))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_what_no_image_changes_stays_in_float(runtime) -> None:
+    network = quantized(capture(Asking(), size=8), runtime)
+    assert not network.operator("query").has_quantizers
+    assert "the same numbers for every image" in network.operator("query").float_reason
+    assert network.operator("key").has_quantizers

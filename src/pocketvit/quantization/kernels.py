@@ -46,6 +46,7 @@ _PRODUCT = (
 _REDUCTION = "no integer kernel: rounding what it reads would cost accuracy and time"
 _LITTLE = "weights in 8 bits, products in float: rounding what it reads takes longer than so small a product"
 _SELDOM = "rounding what it reads takes longer than what it saves: each number is multiplied a few times only"
+_CONSTANT = "reads the same numbers for every image: runtimes compute it once"
 
 _FEW_ROWS, _FEW_WEIGHTS = 16, 2**16
 """Less than so many vectors times less than so many weights, which are near the processor even in float."""
@@ -86,25 +87,36 @@ def writes_integers(operator: Operator, runtime: Runtime | None) -> bool:
 def _leave_little_work(network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor) -> None:
     """Mark linear maps that multiply too little for integers to pay; never what returns the scores."""
     linear = [operator for operator in operators if isinstance(operator, Linear)]
-    results: dict[nn.Module, Tensor] = {}
-
-    def keep(module: nn.Module, inputs: object, result: Tensor) -> None:
-        results[module] = result
-
-    hooks = [operator.register_forward_hook(keep) for operator in linear]
-    with torch.no_grad():
-        scores = network(image)
-    for hook in hooks:
-        hook.remove()
+    results, scores = _results(network, linear, image)
+    others, _ = _results(network, linear, image + 1)
     for operator in linear:
         result, weight = results[operator], operator.weight
         assert weight is not None
         if result is scores:
             continue
-        if result.numel() // len(weight) < _FEW_ROWS and weight.numel() < _FEW_WEIGHTS:
+        if torch.equal(result, others[operator]):
+            operator.float_reason = _CONSTANT
+        elif result.numel() // len(weight) < _FEW_ROWS and weight.numel() < _FEW_WEIGHTS:
             operator.float_reason, operator.weights_only = _LITTLE, True
         elif len(weight) < _FEW_OUTPUTS:
             operator.float_reason = _SELDOM
+
+
+def _results(
+    network: QuantizedNetwork, operators: Sequence[Operator], image: Tensor
+) -> tuple[dict[nn.Module, Tensor], Tensor]:
+    """What operators return, and the network."""
+    results: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, inputs: object, result: Tensor) -> None:
+        results[module] = result
+
+    hooks = [operator.register_forward_hook(keep) for operator in operators]
+    with torch.no_grad():
+        scores = network(image)
+    for hook in hooks:
+        hook.remove()
+    return results, scores
 
 
 def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) -> str:
