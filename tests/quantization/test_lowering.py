@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from pocketvit.core.errors import ExportError
-from pocketvit.quantization import QuantizationSpec, quantize
+from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
+from pocketvit.quantization.integer_modules import Grid, IntegerProduct
 from pocketvit.quantization.integer_norm import IntegerNorm
 from pocketvit.quantization.logarithmic import LogarithmicQuantizer
 from pocketvit.quantization.lowering import check_integer, lower
@@ -93,3 +94,44 @@ def test_small_products_store_integers_and_compute_in_float(tiny, calibration) -
     torch.testing.assert_close(
         integers * head.weight_quantizer.scale[:, None], head.quantized_weight(), rtol=0, atol=1e-6
     )
+
+
+class Pointwise(nn.Module):
+    """Maps that one reader, two readers and a padded reader round alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.alone = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, bias=False)
+        self.one, self.two = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.padded, self.beside = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.alone(nn.functional.silu(self.stem(x)))
+        x = nn.functional.silu(x)
+        x = nn.functional.silu(self.one(x) * self.two(x))
+        return self.head((self.padded(x) + self.beside(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_openvino_has_zero_points_in_biases_where_nothing_else_needs_them(runtime) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 8, 8)
+    spec = QuantizationSpec(method="minmax", runtime=runtime)
+    network = quantize(capture(Pointwise().eval(), size=8), spec, Calibration(images))
+    lowered = lower(network)
+    moved = set()
+    for index, (name, operator) in enumerate(network.operators.items()):
+        made = lowered.get_submodule(f"operators.{index}")
+        for part in made.modules():
+            if isinstance(part, IntegerProduct):
+                (grid,) = (found for found in part.read.modules() if isinstance(found, Grid))
+                assert float(grid.zero_point) > 0
+                stored = operator.quantized_weight().double().flatten(1).sum(dim=1)
+                own = 0 if operator.bias is None else operator.bias.double()
+                added = -float(grid.scale) * float(grid.zero_point) * stored
+                bias = part.bias.integers * part.bias.scale.double() if part.bias is not None else own
+                if grid.from_zero:
+                    moved.add(name)
+                    torch.testing.assert_close(bias, own + added, rtol=1e-5, atol=1e-6)
+    assert moved == ({"alone", "one", "two", "head"} if runtime == "openvino" else set())

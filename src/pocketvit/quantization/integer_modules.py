@@ -1,0 +1,365 @@
+"""What the operators of a lowered network are: modules that torch traces into graphs of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from pocketvit.quantization.biases import bias_unit
+from pocketvit.quantization.gated import GatedActivation
+from pocketvit.quantization.operators import Convolution, Linear, Norm, Operator, Reduction
+from pocketvit.quantization.qdq import dequantize, quantize, round_to_grid
+from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
+
+__all__ = [
+    "Bounded",
+    "Grid",
+    "IntegerConvolution",
+    "IntegerGate",
+    "IntegerLinear",
+    "IntegerMean",
+    "IntegerOperator",
+    "IntegerProduct",
+    "MapNorm",
+    "RoundedInFloat",
+    "StoredIntegers",
+    "StoredLinear",
+]
+
+
+class IntegerOperator(nn.Module):
+    """An operator between integers."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__()
+        self.operator = operator
+        self.read = nn.ModuleList(_activation(quantizer) for quantizer in operator.input_quantizers)
+        self.write = _activation(operator.output)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the operator computes."""
+        return self.write(self.compute([grid(x) for x, grid in zip(inputs, self.read, strict=True)]))
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The operator itself."""
+        return self.operator.compute(inputs, self.operator.weight)
+
+
+class IntegerProduct(IntegerOperator):
+    """A product with weights that are integers.
+
+    Args:
+        dims: dimensions of the weights.
+    """
+
+    bias: nn.Module | None
+
+    def __init__(self, operator: Operator, *, dims: int) -> None:
+        super().__init__(operator)
+        self.weight, self.bias = _parameters(operator, dims=dims)
+
+    def take_zero_point(self) -> None:
+        """Take what the zero point of the input adds to the result into the bias."""
+        unit = bias_unit(self.operator)
+        (grid,) = (part for part in self.read.modules() if isinstance(part, Grid))
+        assert unit is not None
+        assert isinstance(self.weight, StoredIntegers)
+        added = int(grid.zero_point) * self.weight.integers.long().flatten(1).sum(dim=1)
+        if self.bias is not None:
+            assert isinstance(self.bias, StoredIntegers)
+            added = added - self.bias.integers
+        if (
+            int(added.abs().max()) <= torch.iinfo(torch.int32).max
+        ):  # else of a channel whose weights are all but 0
+            self.bias = StoredIntegers(-added.to(torch.int32), unit)
+            self.bias.zero_point, grid.from_zero = None, True
+
+
+class IntegerConvolution(IntegerProduct):
+    """A convolution."""
+
+    def __init__(self, operator: Convolution) -> None:
+        super().__init__(operator, dims=4)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        o = cast(Convolution, self.operator)
+        bias = None if self.bias is None else self.bias()
+        return functional.conv2d(inputs[0], self.weight(), bias, o.stride, o.padding, o.dilation, o.groups)
+
+
+class IntegerLinear(IntegerProduct):
+    """x Wᵀ as a product of two matrices, W x as a 1×1 convolution: integer kernels exist for these.
+
+    Args:
+        apart: whether the matrix is rounded apart from what it comes from. OpenVINO then does that four times
+            as fast with a dimension before its rows.
+    """
+
+    def __init__(self, operator: Linear, *, apart: bool) -> None:
+        super().__init__(operator, dims=4 if operator.left else 2)
+        if apart and not operator.left:
+            self.read = nn.ModuleList([_WithLeadingDimension(self.read[0])])
+
+    @override
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        if cast(Linear, self.operator).left:
+            return super().forward(x.flatten(0, -3).unsqueeze(-2)).reshape(*x.shape[:-2], -1, x.shape[-1])
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        bias = None if self.bias is None else self.bias()
+        if cast(Linear, self.operator).left:
+            return functional.conv2d(inputs[0], self.weight(), bias)
+        return functional.linear(inputs[0], self.weight(), bias)
+
+
+class _WithLeadingDimension(nn.Module):
+    """What maps a matrix to another, as one of a single matrix among others."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape of `x`."""
+        return self.inner(x.unsqueeze(0)).squeeze(0)
+
+
+class StoredLinear(IntegerOperator):
+    """A product in float with weights that are stored as integers."""
+
+    def __init__(self, operator: Linear) -> None:
+        super().__init__(operator)
+        self.weight, _ = _parameters(operator, dims=2)
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.operator.compute(inputs, self.weight())
+
+
+class Bounded(nn.Module):
+    """An operator with bounds behind it that no float reaches.
+
+    They keep OpenVINO 2026.4 from moving the scales of output channels through a reshape behind: where that
+    splits or joins channels it refuses the file, or scales all channels as the first.
+    """
+
+    _BOUND = 1e30
+
+    def __init__(self, lowered: nn.Module) -> None:
+        super().__init__()
+        self.lowered = lowered
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the operator computes."""
+        return self.lowered(*inputs).clamp(-self._BOUND, self._BOUND)
+
+
+class IntegerGate(IntegerOperator):
+    """x σ(a x) with the sigmoid in integers.
+
+    x and a x are the same integers, read on two scales; so they are rounded here, not where they come from.
+    """
+
+    def __init__(self, operator: GatedActivation) -> None:
+        super().__init__(operator)
+        self.slope = operator.slope
+        self.gate = _activation(operator.gate)
+
+    def take_rounding(self, before: nn.Module) -> None:
+        """Round what was read instead of `before`, which computes it."""
+        if self.slope != 1 and isinstance(before, IntegerOperator) and isinstance(self.read[0], nn.Identity):
+            self.read[0], before.write = before.write, self.read[0]
+
+    @override
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        read = self.read[0]
+        x, scaled = read.scaled(x, self.slope) if isinstance(read, Grid) else (x, self.slope * x)
+        return self.write(x * self.gate(scaled.sigmoid()))
+
+
+class IntegerMean(IntegerOperator):
+    """The mean over all pixels, by the operator of ONNX that has an integer kernel."""
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        (x,) = inputs
+        shape = (*x.shape[:2], 1, 1)
+        mean = torch.onnx.ops.symbolic("GlobalAveragePool", (x,), dtype=torch.float32, shape=shape)
+        return mean if cast(Reduction, self.operator).keeps_dimensions else mean.flatten(1)
+
+
+class RoundedInFloat(IntegerOperator):
+    """An operator whose inputs are rounded to the same numbers by arithmetic on floats.
+
+    Runtimes merge the pairs around any operator; but ONNX Runtime's integer softmax overflows where results
+    are small, as they are with many tokens, and a mean would be rounded itself. OpenVINO computes in float
+    whatever has no weights: its release 2026.4 gets bounds within integers wrong there, before and behind
+    them, and rounds less exactly on the way to them than arithmetic does. But norms sum integers, which is
+    exact, and sums and products of 8 bits read those that a convolution reads too.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(operator)
+        self.read = nn.ModuleList(_rounding(quantizer) for quantizer in operator.input_quantizers)
+
+
+class MapNorm(IntegerOperator):
+    """Group normalisation of one group, as the layer normalisation of a map that it is.
+
+    The usual way, an instance normalisation of one channel of all numbers, has OpenVINO bring the map into
+    another layout and back, which takes several times as long as the norm.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, operator: Norm) -> None:
+        super().__init__(operator)
+        assert operator.weight is not None
+        assert operator.bias is not None
+        self.register_buffer("scale", operator.weight.detach().reshape(-1, 1, 1).clone())
+        self.register_buffer("shift", operator.bias.detach().reshape(-1, 1, 1).clone())
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        (x,) = inputs
+        return torch.onnx.ops.symbolic(
+            "LayerNormalization",
+            (x, self.scale, self.shift),
+            {"axis": 1, "epsilon": cast(Norm, self.operator).eps},
+            dtype=torch.float32,
+            shape=x.shape,
+        )
+
+
+class _Rounding(nn.Module):
+    """The numbers of a quantizer, without integers."""
+
+    def __init__(self, quantizer: UniformQuantizer) -> None:
+        super().__init__()
+        zero = float(quantizer.zero_point)
+        self.scale, self.bounds = float(quantizer.scale), (quantizer.qmin - zero, quantizer.qmax - zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest representable numbers."""
+        return (x / self.scale).clamp(*self.bounds).round() * self.scale
+
+
+def _rounding(quantizer: Quantizer | None) -> nn.Module:
+    return nn.Identity() if quantizer is None else _Rounding(cast(UniformQuantizer, quantizer))
+
+
+class Grid(nn.Module):
+    """Rounds to a grid of unsigned 8-bit integers, of which narrower grids use a part.
+
+    Those are clipped to their part after rounding: before it, the clip would stand between a convolution and
+    the integers that it writes, which ONNX Runtime would not merge. It comes first (`clips_first`) where two
+    roundings would follow each other, of which ONNX Runtime makes a third. OpenVINO 2026.4 computes other
+    numbers with the clip behind; and it adds the zero point before it rounds, in single precision, so that
+    what is close to a half may move by a step, and steps are large where they are few. There, numbers are on
+    the grid before they become integers (`rounds_first`).
+
+    Attributes:
+        from_zero: whether the integers are read as if 0 stood for 0, all numbers too large by the same.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: UniformQuantizer) -> None:
+        super().__init__()
+        # Signed integers are moved up by 128: kernels for unsigned ones exist everywhere and are the faster.
+        shift = 128 if quantizer.qmin < 0 else 0
+        self.register_buffer("scale", quantizer.scale.clone())
+        self.register_buffer("zero_point", (quantizer.zero_point + shift).to(torch.uint8))
+        full = (quantizer.qmin + shift, quantizer.qmax + shift) == (0, 255)
+        self.bounds = None if full else (float(quantizer.low), float(quantizer.high))
+        self.in_float = _Rounding(quantizer)
+        self.clips_first = self.rounds_first = self.from_zero = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest representable numbers."""
+        if self.bounds is None:
+            return self._round(x)
+        if self.rounds_first:
+            return self._round(self.in_float(x))
+        if self.clips_first:
+            return self._round(x.clamp(*self.bounds))
+        return self._round(self._round(x).clamp(*self.bounds))
+
+    def scaled(self, x: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """The nearest representable numbers, and these times `factor`."""
+        if self.bounds is not None or factor == 1:
+            x = self(x)
+            return x, factor * x
+        integers = quantize(x, self.scale, self.zero_point)
+        plain, scaled = (dequantize(integers, self.scale * f, self.zero_point, None) for f in (1, factor))
+        return plain, scaled
+
+    def _round(self, x: Tensor) -> Tensor:
+        if self.from_zero:
+            return dequantize(quantize(x, self.scale, self.zero_point), self.scale, None, None)
+        return round_to_grid(x, self.scale, self.zero_point)
+
+
+def _activation(quantizer: Quantizer | None) -> nn.Module:
+    return nn.Identity() if quantizer is None else Grid(cast(UniformQuantizer, quantizer))
+
+
+class StoredIntegers(nn.Module):
+    """Fixed integers and what they stand for."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+
+    def __init__(self, integers: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("integers", integers)
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=integers.dtype))
+
+    def forward(self) -> Tensor:
+        """The numbers."""
+        return dequantize(self.integers, self.scale, self.zero_point, axis=0 if self.scale.dim() else None)
+
+
+def _parameters(operator: Operator, *, dims: int) -> tuple[nn.Module, nn.Module | None]:
+    """Weights, of so many dimensions, and bias as integers; the bias in the sums' own unit, s_x s_w."""
+    weight, bias, grid = operator.weight, operator.bias, operator.weight_quantizer
+    assert weight is not None
+    shape = (*weight.shape, *[1] * (dims - weight.dim()))
+    weights: nn.Module = _Constant(weight.reshape(shape))
+    if isinstance(grid, UniformQuantizer):
+        scale = grid.scale if grid.axis is None else grid.scale.expand(len(weight))
+        weights = StoredIntegers(grid.integers(weight).to(torch.int8).reshape(shape), scale)
+    if bias is None:
+        return weights, None
+    unit = bias_unit(operator)
+    if unit is None:
+        return weights, _Constant(bias)
+    return weights, StoredIntegers((bias.double() / unit).round().to(torch.int32), unit)
+
+
+class _Constant(nn.Module):
+    """Numbers that stay as they are."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        """The numbers."""
+        return self.value
