@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "quantization.json"
 INTRODUCTION = """\
 # Accuracy after post-training quantization
 
-Written by `python benchmarks/quantization_tables.py --page` from `benchmarks/results/quantization.json`,
+Written by `python benchmarks/quantization_tables.py --page` from `benchmarks/results/{results}`,
 which `benchmarks/quantization.py` fills, and which has every cell's 95% interval and the processor it was
 measured on.
 
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     found = json.loads(args.results.read_text())
     if args.page:
-        args.page.write_text(page(found))
+        args.page.write_text(page(found, args.results.name))
     if args.readme:
         args.readme.write_text(with_overview(args.readme.read_text(), found))
     if not args.page and not args.readme:
@@ -99,10 +99,10 @@ def show(found: Row) -> None:
         console.print(line)
 
 
-def page(found: Row) -> str:
-    """Every table that has cells, as Markdown."""
+def page(found: Row, results: str = RESULTS.name) -> str:
+    """Every table that has cells of the file `results`, as Markdown."""
     parts = [f"## {printed.title}\n\n{markdown(printed)}" for printed in tables(found)]
-    return "\n".join([INTRODUCTION, *footnotes(found), *parts])
+    return "\n".join([INTRODUCTION.format(results=results), *footnotes(found), *parts])
 
 
 def footnotes(found: Row) -> list[str]:

@@ -120,3 +120,6 @@ def test_what_is_written_in_docs_and_readme_is_of_the_results_that_are_there() -
     found, readme = json.loads(script.RESULTS.read_text()), (root / "README.md").read_text()
     assert script.page(found) == (root / "docs" / "quantization-results.md").read_text()
     assert script.with_overview(readme, found) == readme
+    other = script.RESULTS.with_name("quantization_vnni.json")
+    page = script.page(json.loads(other.read_text()), other.name)
+    assert page == (root / "docs" / "quantization-vnni.md").read_text()

@@ -144,6 +144,8 @@ def test_gelu_is_a_table_and_a_product_in_onnx_runtime(small_card, tmp_path, sco
     assert "Gelu" not in kinds
     assert "Sigmoid" not in kinds or (scope, activations) == ("full", 6), "bounds stand between two scales"
     assert kinds.count("QLinearSigmoid") == 1 or (scope, activations) == ("full", 6)
+    told = [row.kind for row in precision_table(path) if row.kind.startswith("activation,")]
+    assert told == ["activation, GELU as x·σ(1.702 x)"]
 
 
 def test_a_dead_channel_keeps_its_bias(block, small_images, small_card, tmp_path) -> None:

@@ -16,7 +16,9 @@ from pocketvit.core.files import sha256_of, write_bytes
 from pocketvit.deployment.attention import fuse_attention
 from pocketvit.deployment.onnx import OnnxFile, check_graph, tidy, trace
 from pocketvit.quantization import QuantizedNetwork
+from pocketvit.quantization.gated import GatedActivation
 from pocketvit.quantization.lowering import lower
+from pocketvit.quantization.operators import Operator
 from pocketvit.tasks.card import ModelCard
 
 __all__ = ["OPERATORS_KEY", "export_integer", "stated_runtime"]
@@ -81,18 +83,23 @@ def stated_runtime(path: Path) -> str | None:
 def _stated(network: QuantizedNetwork) -> dict[str, Any]:
     """The runtime, the kind of every operator with `float` before it where it is not quantized, and the rest.
 
-    `reasons` says why the runtime's kernels want an operator in float; `functions` are other arithmetic.
+    What is computed in the place of an operator stands behind its kind. `reasons` says why the runtime's
+    kernels want an operator in float; `functions` are other arithmetic.
     """
-    kinds = {
-        name: operator.kind if operator.quantized and operator.has_quantizers else f"float {operator.kind}"
-        for name, operator in network.operators.items()
-    }
     return {
         "runtime": network.runtime,
-        "operators": kinds,
+        "operators": {name: _kind(operator) for name, operator in network.operators.items()},
         "reasons": {name: o.float_reason for name, o in network.operators.items() if o.float_reason},
         "functions": list(network.float_functions),
     }
+
+
+def _kind(operator: Operator) -> str:
+    if not operator.quantized or not operator.has_quantizers:
+        return f"float {operator.kind}"
+    if isinstance(operator, GatedActivation) and operator.arithmetic:
+        return f"{operator.kind}, {operator.arithmetic}"
+    return operator.kind
 
 
 def _shorten(graph: onnx.GraphProto) -> None:

@@ -38,6 +38,11 @@ class GatedActivation(Activation):
         self.gate = UniformQuantizer(scale=torch.tensor(1 / 255), qmin=0, qmax=255, axis=None)
 
     @property
+    def arithmetic(self) -> str:
+        """What is computed in the place of the function; nothing where it is that function."""
+        return "" if self.slope == 1 else f"{self.function.upper()} as x·σ({self.slope:g} x)"
+
+    @property
     @override
     def has_quantizers(self) -> bool:
         return True
