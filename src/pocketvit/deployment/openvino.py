@@ -76,5 +76,7 @@ def open_compiled(path: Path, *, threads: int, precision: str = "f32", batch: in
             model.reshape([batch, *image])
         return _core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = [line for line in lines if not line.startswith("Exception from")]  # places in OpenVINO's code
+        reason = (told or lines)[0]
         raise CheckpointError(f"{path} cannot be opened in OpenVINO: {reason}") from error
