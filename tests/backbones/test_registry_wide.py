@@ -79,7 +79,8 @@ def build(randomise):
     @lru_cache(maxsize=1)
     def build_once(name):
         torch.manual_seed(0)
-        return randomise(create_model(name, num_classes=len(CLASSES))).eval()
+        scale = 1.5 if get_entry(name).family == "mobilevit" else 0.5  # else it forgets the image
+        return randomise(create_model(name, num_classes=len(CLASSES)), scale=scale).eval()
 
     return lambda name: copy.deepcopy(build_once(name))
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,8 +37,10 @@ def test_another_format(content: bytes, tmp_path: Path) -> None:
 @given(kept=st.floats(0, 0.99))
 def test_truncated(exported: OnnxFile, kept: float, tmp_path: Path) -> None:
     content = exported.path.read_bytes()
+    model = onnx.load_from_string(content)
+    model.ClearField("graph")  # a file that ends between two of the fields behind it is a valid one
     path = tmp_path / "model.onnx"
-    path.write_bytes(content[: int(len(content) * kept)])
+    path.write_bytes(content[: int((len(content) - len(model.SerializeToString())) * kept)])
     with pytest.raises(CheckpointError, match=r"model\.onnx"):
         open_session(path, threads=1)
 
