@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
-from pocketvit.quantization.integer_modules import Grid, IntegerProduct
+from pocketvit.quantization.integer_modules import Grid, IntegerConvolution, IntegerProduct
 from pocketvit.quantization.integer_norm import IntegerNorm
 from pocketvit.quantization.logarithmic import LogarithmicQuantizer
 from pocketvit.quantization.lowering import check_integer, lower
@@ -135,3 +135,22 @@ def test_openvino_has_zero_points_in_biases_where_nothing_else_needs_them(runtim
                     moved.add(name)
                     torch.testing.assert_close(bias, own + added, rtol=1e-5, atol=1e-6)
     assert moved == ({"alone", "one", "two", "head"} if runtime == "openvino" else set())
+
+
+def test_a_zero_point_that_32_bits_do_not_hold_stays() -> None:
+    conv = capture(nn.Sequential(nn.Conv2d(3, 2, 1)).eval(), size=8).operator("0")
+    scale = torch.tensor(0.1)
+    conv.set_input(
+        0, UniformQuantizer(scale=scale, zero_point=torch.tensor(9.0), qmin=0, qmax=255, axis=None)
+    )
+    conv.weight_quantizer = UniformQuantizer(scale=scale.expand(2), qmin=-127, qmax=127, axis=0)
+    made = IntegerConvolution(conv)
+    made.bias.integers = torch.tensor([2**31 - 1, 0], dtype=torch.int32)
+    made.weight.integers = torch.full_like(made.weight.integers, -1)
+    made.take_zero_point()
+    assert made.bias.integers.tolist() == [2**31 - 1, 0]
+    assert not made.read[0].from_zero
+    made.bias.integers = torch.tensor([100, 0], dtype=torch.int32)
+    made.take_zero_point()
+    assert made.bias.integers.tolist() == [100 + 9 * 3, 9 * 3]
+    assert made.read[0].from_zero

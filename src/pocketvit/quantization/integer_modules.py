@@ -64,7 +64,10 @@ class IntegerProduct(IntegerOperator):
         self.weight, self.bias = _parameters(operator, dims=dims)
 
     def take_zero_point(self) -> None:
-        """Take what the zero point of the input adds to the result into the bias."""
+        """Take what the zero point of the input adds to the result into the bias, if 32 bits hold that.
+
+        They do but for a channel whose weights are nearly 0 beside its bias.
+        """
         unit = bias_unit(self.operator)
         (grid,) = (part for part in self.read.modules() if isinstance(part, Grid))
         assert unit is not None
@@ -73,9 +76,7 @@ class IntegerProduct(IntegerOperator):
         if self.bias is not None:
             assert isinstance(self.bias, StoredIntegers)
             added = added - self.bias.integers
-        if (
-            int(added.abs().max()) <= torch.iinfo(torch.int32).max
-        ):  # else of a channel whose weights are all but 0
+        if int(grid.zero_point) and int(added.abs().max()) <= torch.iinfo(torch.int32).max:
             self.bias = StoredIntegers(-added.to(torch.int32), unit)
             self.bias.zero_point, grid.from_zero = None, True
 
