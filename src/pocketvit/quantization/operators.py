@@ -224,6 +224,11 @@ class Function(Operator):
         super().__init__(**common)
         self.target, self.arguments, self.options = target, tuple(arguments), dict(options)
 
+    @property
+    def function(self) -> str:
+        """Its name in torch: `mean`, `silu`, `gelu` and so on."""
+        return str(self.target.overloadpacket.__name__)
+
     @override
     def compute(self, inputs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
         return self.target(inputs[0], *self.arguments, **self.options)
@@ -237,8 +242,9 @@ class Reduction(Function):
     @property
     def is_global_mean(self) -> bool:
         """Whether it is the mean over all pixels of a map (B, C, H, W)."""
-        what = list(self.arguments[0]) if self.arguments and isinstance(self.arguments[0], Sequence) else []
-        return what == [1, 1] if self._pools else sorted(what) == [2, 3] and self._function == "mean"
+        if self._pools:
+            return list(self.arguments[0]) == [1, 1]
+        return self.function == "mean" and set(self.arguments[0] if self.arguments else ()) == {2, 3}
 
     @property
     def keeps_dimensions(self) -> bool:
@@ -247,11 +253,7 @@ class Reduction(Function):
 
     @property
     def _pools(self) -> bool:
-        return self._function == "adaptive_avg_pool2d"
-
-    @property
-    def _function(self) -> str:
-        return str(self.target.overloadpacket.__name__)
+        return self.function == "adaptive_avg_pool2d"
 
 
 class Activation(Function):
@@ -259,11 +261,6 @@ class Activation(Function):
 
     kind = "activation"
     in_partial_scope = False
-
-    @property
-    def function(self) -> str:
-        """Its name in torch: `silu`, `gelu` and so on."""
-        return str(self.target.overloadpacket.__name__)
 
 
 class Softmax(Operator):
