@@ -27,8 +27,10 @@ __all__ = [
     "IntegerProduct",
     "MapNorm",
     "RoundedInFloat",
+    "StoredFloats",
     "StoredIntegers",
     "StoredLinear",
+    "more_channels",
 ]
 
 
@@ -334,13 +336,21 @@ class StoredIntegers(nn.Module):
         """The numbers."""
         return dequantize(self.integers, self.scale, self.zero_point, axis=0 if self.scale.dim() else None)
 
+    def widen(self, axis: int, by: int) -> None:
+        """Add zeros along `axis`, on the scale of the last channel."""
+        self.integers = more_channels(self.integers, axis, by)
+        if axis == 0 and self.scale.dim():
+            self.scale = torch.cat([self.scale, self.scale[-1:].expand(by)])
+            if self.zero_point is not None:
+                self.zero_point = more_channels(self.zero_point, 0, by)
+
 
 def _parameters(operator: Operator, *, dims: int) -> tuple[nn.Module, nn.Module | None]:
     """Weights, of so many dimensions, and bias as integers; the bias in the sums' own unit, s_x s_w."""
     weight, bias, grid = operator.weight, operator.bias, operator.weight_quantizer
     assert weight is not None
     shape = (*weight.shape, *[1] * (dims - weight.dim()))
-    weights: nn.Module = _Constant(weight.reshape(shape))
+    weights: nn.Module = StoredFloats(weight.reshape(shape))
     if isinstance(grid, UniformQuantizer):
         scale = grid.scale if grid.axis is None else grid.scale.expand(len(weight))
         weights = StoredIntegers(grid.integers(weight).to(torch.int8).reshape(shape), scale)
@@ -348,12 +358,12 @@ def _parameters(operator: Operator, *, dims: int) -> tuple[nn.Module, nn.Module 
         return weights, None
     unit = bias_unit(operator)
     if unit is None:
-        return weights, _Constant(bias)
+        return weights, StoredFloats(bias)
     return weights, StoredIntegers((bias.double() / unit).round().to(torch.int32), unit)
 
 
-class _Constant(nn.Module):
-    """Numbers that stay as they are."""
+class StoredFloats(nn.Module):
+    """Fixed numbers that stay as they are."""
 
     value: Tensor
 
@@ -364,3 +374,14 @@ class _Constant(nn.Module):
     def forward(self) -> Tensor:
         """The numbers."""
         return self.value
+
+    def widen(self, axis: int, by: int) -> None:
+        """Add zeros along `axis`."""
+        self.value = more_channels(self.value, axis, by)
+
+
+def more_channels(values: Tensor, axis: int, by: int) -> Tensor:
+    """`values` with as many zeros behind them along `axis`."""
+    shape = list(values.shape)
+    shape[axis] = by
+    return torch.cat([values, values.new_zeros(shape)], dim=axis)

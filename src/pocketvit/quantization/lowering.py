@@ -40,6 +40,7 @@ from pocketvit.quantization.operators import (
     Reduction,
     Softmax,
 )
+from pocketvit.quantization.padding import pad_channels
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["check_integer", "lower"]
@@ -68,6 +69,8 @@ def lower(network: QuantizedNetwork) -> nn.Module:
             if isinstance(made, IntegerGate):
                 made.take_rounding(graph_module.get_submodule(str(node.all_input_nodes[0].target)))
             graph_module.set_submodule(str(node.target), made)
+    if network.runtime == "onnxruntime":
+        pad_channels(network, lowered)
     if network.runtime == "openvino":
         _leave_out_zeros(graph_module)
         _move_zero_points(network, lowered)
