@@ -51,9 +51,8 @@ def test_without_a_runtime_nothing_is_changed(tiny) -> None:
     assert not any(operator.float_reason for operator in operators)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_the_image_is_read_in_float(tiny, runtime) -> None:
-    fit_to_runtime(tiny, list(tiny.operators.values()), runtime, IMAGE)
+def test_onnx_runtime_reads_the_image_in_float(tiny) -> None:
+    fit_to_runtime(tiny, list(tiny.operators.values()), "onnxruntime", IMAGE)
     (stem,) = (o for o in tiny.operators.values() if isinstance(o, Convolution) and o.float_reason)
     assert stem.name == "stem"
     assert "reads the image" in stem.float_reason
@@ -62,7 +61,7 @@ def test_the_image_is_read_in_float(tiny, runtime) -> None:
 def test_openvino_multiplies_activations_in_float(tiny) -> None:
     chosen = fit_to_runtime(tiny, list(tiny.operators.values()), "openvino", IMAGE)
     left = [operator for operator in tiny.operators.values() if operator not in chosen]
-    assert [operator.name for operator in left if isinstance(operator, Convolution)] == ["stem"]
+    assert not [operator.name for operator in left if isinstance(operator, Convolution)]
     assert kinds(left).count(MatMul) == 2
     assert kinds(left).count(Reduction) == 1
     assert all(operator.float_reason for operator in left)

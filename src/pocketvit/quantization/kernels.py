@@ -7,9 +7,10 @@ OpenVINO: a convolution may return float, and takes the SiLU, the sum and the ro
 kernel; another rounding before these would keep them apart. Sums and products of two tensors compute in float
 whatever they read.
 
-In both, rounding the image takes longer than what the first convolution gains by it: that stays in float. So
-do products of two activations: whole attention in float is one fused kernel. Where little is multiplied,
-rounding what is read takes longer than the product: there only the weights are integers.
+In both, products of two activations stay in float: whole attention in float is one fused kernel. Where little
+is multiplied, rounding what is read takes longer than the product: there only the weights are integers. In ONNX
+Runtime rounding the image takes longer than what the first convolution gains by it; OpenVINO brings the image
+into the layout of its convolutions, which takes longer for floats than for 8-bit integers.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _why_float(network: QuantizedNetwork, operator: Operator, runtime: Runtime) 
         return _PRODUCT
     if isinstance(operator, Convolution):
         assert operator.weight is not None
-        if network.reads_image(operator):
+        if runtime == "onnxruntime" and network.reads_image(operator):
             return _IMAGE
         if operator.is_depthwise and operator.groups < len(operator.weight):
             return _MULTIPLIED[runtime]
