@@ -8,9 +8,9 @@ kernel; another rounding before these would keep them apart. Sums and products o
 whatever they read.
 
 In both, products of two activations stay in float: whole attention in float is one fused kernel. Where little
-is multiplied, rounding what is read takes longer than the product: there only the weights are integers. In ONNX
-Runtime rounding the image takes longer than what the first convolution gains by it; OpenVINO brings the image
-into the layout of its convolutions, which takes longer for floats than for 8-bit integers.
+is multiplied, rounding what is read takes longer than the product: there only the weights are integers. In
+ONNX Runtime rounding the image takes longer than what the first convolution gains by it; OpenVINO brings the
+image into the layout of its convolutions, which takes longer for floats than for 8-bit integers.
 """
 
 from __future__ import annotations
