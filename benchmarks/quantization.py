@@ -1,7 +1,7 @@
 """Accuracy after post-training quantization: every method on every network, beside the stock tools.
 
     python benchmarks/quantization.py --data CIFAR10 [--models mobilevit_xxs ...] [--methods pocket ...]
-        [--labels W8A8 W6A6] [--scopes partial full] [--draws 1] [--minutes 30]
+        [--labels W8A8 W6A6] [--scopes partial full] [--draws 1] [--minutes 30] [--kernels all]
 
 CIFAR10 is a folder of parquet files. Networks are trained on 12,500 of its images at 64 px by the `cifar10`
 recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and are scored on 2,500 test images.
@@ -13,6 +13,10 @@ Methods are scored in simulation, beside the stock tools in the runtimes they ar
 simulation). So are the files that `pocket` writes, each also verified on the same test images against its
 simulation in float64. `benchmarks/integer_speed.py` times the files, and `benchmarks/quantization_tables.py`
 makes a page of the cells.
+
+Torch and OpenVINO are held to AVX2, unless `--kernels all` asks for all that the processor has: with one
+thread, training then gives the same weights to the bit on AMD processors with and without AVX-512, and a
+network that was lost is found by training it again. ONNX Runtime cannot be held to anything.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ import argparse
 import hashlib
 import json
 import math
+import os
+import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +83,11 @@ DRAWS = {"pocket": 3, "qhyvit": 3}
 FILES: dict[str, Runtime] = {"pocket_onnxruntime": "onnxruntime", "pocket_openvino": "openvino"}
 """The files that `pocket` writes, by the name they have in the table."""
 KEY = ("model", "method", "label", "scope", "draw")
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",  # torch
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # its matrix products
+    "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions, and OpenVINO
+}
 
 Predict = Callable[[Tensor], Tensor]
 Row = dict[str, Any]
@@ -99,9 +111,8 @@ class Trained:
         return calibration_images(self.data.train, self.card, n=CALIBRATION, seed=draw)
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Fill the cells that are missing, then print the table."""
-    args = parse_arguments()
     torch.set_num_threads(args.threads)
     found: Row = json.loads(args.out.read_text()) if args.out.is_file() else {"networks": {}, "cells": []}
     until = time.monotonic() + 60 * args.minutes
@@ -118,6 +129,7 @@ def main() -> None:
                 break
             row = measure(network, cell)
             row["hardware"], row["versions"], row["threads"] = hardware(), versions(), args.threads
+            row["kernels"] = torch.backends.cpu.get_cpu_capability()
             found["cells"] = [c for c in found["cells"] if not is_same(c, cell)] + [row]
             write_json(args.out, found)
             print(
@@ -165,8 +177,8 @@ def load(name: str, args: argparse.Namespace) -> Trained:
 def begin_network(found: Row, network: Trained, *, replace: bool) -> None:
     """Let a network be the one that cells of its name speak of: all of them, or none.
 
-    On one kind of processor, with as many threads and the same versions, training gives the same weights to
-    the bit, so a network that was lost is found by training it again; elsewhere it gives another one.
+    With AVX2, as many threads and the same versions, training gives the same weights to the bit on the same
+    make of processor, so a network that was lost is found by training it again; elsewhere it gives another.
 
     Raises:
         SystemExit: cells were measured on another network of this name, and are not to be replaced.
@@ -290,9 +302,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--replace", action="store_true", help="drop cells of a network trained elsewhere")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no cell after that")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kernels", choices=["avx2", "all"], default="avx2", help="that torch may use")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args()
 
 
+def hold_to(settings: dict[str, str]) -> None:
+    """Start this program again with settings of the environment that libraries read when they are loaded."""
+    if platform.machine() in {"x86_64", "AMD64"} and not settings.items() <= os.environ.items():
+        os.environ.update(settings)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
 if __name__ == "__main__":
-    main()
+    arguments = parse_arguments()
+    if arguments.kernels == "avx2":
+        hold_to(AVX2)
+    main(arguments)
