@@ -1,7 +1,8 @@
 """Accuracy after post-training quantization: every method on every network, beside the stock tools.
 
     python benchmarks/quantization.py --data CIFAR10 [--models mobilevit_xxs ...] [--methods pocket ...]
-        [--labels W8A8 W6A6] [--scopes partial full] [--draws 1] [--minutes 30] [--kernels all]
+        [--labels W8A8 W6A6] [--scopes partial full] [--draws 1]
+        [--minutes 30] [--kernels all]
 
 CIFAR10 is a folder of parquet files. Networks are trained on 12,500 of its images at 64 px by the `cifar10`
 recipe (12 epochs, on a processor) where `--runs` does not hold them yet, and are scored on 2,500 test images.
@@ -79,7 +80,7 @@ TRAINING: dict[str, Any] = {
     "device": "cpu",
 }
 DRAWS = {"pocket": 3, "qhyvit": 3}
-"""Draws of calibration images; `--draws` for every other method."""
+"""Draws of calibration images; one for every other method."""
 FILES: dict[str, Runtime] = {"pocket_onnxruntime": "onnxruntime", "pocket_openvino": "openvino"}
 """The files that `pocket` writes, by the name they have in the table."""
 KEY = ("model", "method", "label", "scope", "draw")
@@ -146,7 +147,7 @@ def cells(model: str, args: argparse.Namespace) -> Iterator[Row]:
         for method in args.methods:
             if method in STOCK and (label, scope) != ("W8A8", "partial"):
                 continue  # the tools have no other width, and choose their operators themselves
-            for draw in range(max(args.draws, DRAWS.get(method, 1))):
+            for draw in range(args.draws or DRAWS.get(method, 1)):
                 yield {"model": model, "method": method, "label": label, "scope": scope, "draw": draw}
 
 
@@ -298,7 +299,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
     parser.add_argument("--labels", nargs="+", default=["W8A8", "W6A6"])
     parser.add_argument("--scopes", nargs="+", default=["partial", "full"], choices=["partial", "full"])
-    parser.add_argument("--draws", type=int, default=1, help="at least so many of calibration images")
+    parser.add_argument(
+        "--draws", type=int, help="of calibration images, instead of 3 for pocket, qhyvit, else 1"
+    )
     parser.add_argument("--replace", action="store_true", help="drop cells of a network trained elsewhere")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no cell after that")
     parser.add_argument("--threads", type=int, default=2)
