@@ -28,6 +28,7 @@ from pocketvit.quantization.integer_modules import (
     StoredLinear,
 )
 from pocketvit.quantization.kernels import writes_integers
+from pocketvit.quantization.layout import take_tokens_by_rows
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import (
     Activation,
@@ -60,6 +61,7 @@ def lower(network: QuantizedNetwork) -> nn.Module:
     """
     check_integer(network)
     graph_module = copy.deepcopy(network.graph_module)
+    assert isinstance(graph_module, fx.GraphModule)
     lowered: dict[str, nn.Module] = {}
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
@@ -75,7 +77,7 @@ def lower(network: QuantizedNetwork) -> nn.Module:
         _leave_out_zeros(graph_module)
         _move_zero_points(network, lowered)
         _bound(network, graph_module)
-    assert isinstance(graph_module, fx.GraphModule)
+        take_tokens_by_rows(graph_module)
     return graph_module.eval()
 
 
