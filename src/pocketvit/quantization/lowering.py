@@ -77,7 +77,7 @@ def lower(network: QuantizedNetwork) -> nn.Module:
         _leave_out_zeros(graph_module)
         _move_zero_points(network, lowered)
         _bound(network, graph_module)
-        take_tokens_by_rows(graph_module)
+        take_tokens_by_rows(graph_module, network)
     return graph_module.eval()
 
 
