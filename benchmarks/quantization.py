@@ -15,9 +15,9 @@ simulation). So are the files that `pocket` writes, each also verified on the sa
 simulation in float64. `benchmarks/integer_speed.py` times the files, and `benchmarks/quantization_tables.py`
 makes a page of the cells.
 
-Torch and OpenVINO are held to AVX2, unless `--kernels all` asks for all that the processor has: with one
-thread, training then gives the same weights to the bit on AMD processors with and without AVX-512, and a
-network that was lost is found by training it again. ONNX Runtime cannot be held to anything.
+Torch is held to AVX2, unless `--kernels all` asks for all that the processor has: with one thread, training
+then gives the same weights to the bit on AMD processors with and without AVX-512, and a network that was lost
+is found by training it again. ONNX Runtime and OpenVINO always use what there is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pocketvit.core.files import write_json
 from pocketvit.core.machine import hardware, versions
@@ -87,7 +88,7 @@ KEY = ("model", "method", "label", "scope", "draw")
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # its matrix products
-    "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions, and OpenVINO
+    "ONEDNN_MAX_CPU_ISA": "AVX2",  # its convolutions
 }
 
 Predict = Callable[[Tensor], Tensor]
@@ -310,15 +311,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def hold_to(settings: dict[str, str]) -> None:
-    """Start this program again with settings of the environment that libraries read when they are loaded."""
-    if platform.machine() in {"x86_64", "AMD64"} and not settings.items() <= os.environ.items():
+def hold_torch_to(settings: dict[str, str]) -> None:
+    """Start this program again with settings of the environment that torch reads when it is loaded.
+
+    OpenVINO brings a oneDNN of its own, which would look for kernels that it does not have: once torch has
+    made its choice nobody else is to see the settings.
+    """
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return
+    if not settings.items() <= os.environ.items():
         os.environ.update(settings)
         os.execv(sys.executable, [sys.executable, *sys.argv])
+    functional.conv2d(torch.ones(1, 16, 32, 32), torch.ones(16, 16, 3, 3))
+    for name in settings:
+        del os.environ[name]
 
 
 if __name__ == "__main__":
     arguments = parse_arguments()
     if arguments.kernels == "avx2":
-        hold_to(AVX2)
+        hold_torch_to(AVX2)
     main(arguments)

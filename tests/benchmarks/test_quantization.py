@@ -54,18 +54,21 @@ def test_cells_of_earlier_code_are_measured_again() -> None:
     assert not script.has([{**cell, "drop": 0.1, "outdated": "why"}], cell)
 
 
-def test_libraries_are_held_to_a_kind_of_kernels_by_starting_again(monkeypatch) -> None:
+def test_torch_is_held_to_a_kind_of_kernels_by_starting_again(monkeypatch) -> None:
     script = import_module("quantization")
-    started: list[list[str]] = []
+
+    def start(program: str, arguments: list[str]) -> None:
+        raise SystemExit(" ".join(arguments[1:]))
+
     monkeypatch.setattr(script.os, "environ", {"PATH": "/bin"})
-    monkeypatch.setattr(script.os, "execv", lambda program, arguments: started.append(arguments))
+    monkeypatch.setattr(script.os, "execv", start)
     monkeypatch.setattr(script.sys, "argv", ["quantization.py", "--data", "cifar"])
     monkeypatch.setattr(script.platform, "machine", lambda: "aarch64")
-    script.hold_to(script.AVX2)
-    assert not started, "no such kernels there"
+    script.hold_torch_to(script.AVX2)
+    assert script.os.environ == {"PATH": "/bin"}, "no such kernels there"
     monkeypatch.setattr(script.platform, "machine", lambda: "x86_64")
-    script.hold_to(script.AVX2)
-    assert [arguments[1:] for arguments in started] == [["quantization.py", "--data", "cifar"]]
+    with pytest.raises(SystemExit, match=r"quantization\.py --data cifar"):
+        script.hold_torch_to(script.AVX2)
     assert script.os.environ == {"PATH": "/bin", **script.AVX2}
-    script.hold_to(script.AVX2)
-    assert len(started) == 1, "the second time it is held already"
+    script.hold_torch_to(script.AVX2)
+    assert script.os.environ == {"PATH": "/bin"}, "the second time it is held, and others are not to be"
