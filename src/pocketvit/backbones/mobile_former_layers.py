@@ -45,7 +45,9 @@ class MobileToFormer(nn.Module):
         positions = _heads_of_map(x)
         weights = (self.scale * _heads_of_tokens(self.q(z), BRIDGE_HEADS) @ positions).softmax(dim=-1)
         read = _join_heads(weights @ positions.transpose(-2, -1))
-        return self.layer_norm(z + self.drop_path(self.proj(2 * self.alpha(z) * read)))
+        # OpenVINO 2026.4, told the number of images, writes this product over its first factor. In the first
+        # block the gate is a constant, which would be another one for the next image.
+        return self.layer_norm(z + self.drop_path(self.proj(read * (2 * self.alpha(z)))))
 
 
 class Former(nn.Module):
