@@ -17,7 +17,7 @@ from pocketvit.deployment.integer_verification import verify_integer
 from pocketvit.deployment.openvino import has_openvino
 from pocketvit.deployment.precision import precision_table
 from pocketvit.deployment.preparation import prepare_for_quantization
-from pocketvit.quantization import Calibration, QuantizationSpec, quantize
+from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
 from pocketvit.quantization.quantizers import UniformQuantizer
 
 RUNTIMES = ["onnxruntime", *(["openvino"] if has_openvino() else [])]
@@ -222,3 +222,36 @@ def test_integer_parity_on_every_family(name, card, shallow, tmp_path) -> None:
         assert all(operator.float_reason for operator in kept)
         assert len(chosen) > len(kept), kept  # Mobile-Former has many with several outputs each
         assert file.bytes < 0.45 * sum(p.numel() for p in model.parameters()) * 4
+
+
+class Tokens(nn.Module):
+    """A token by two linear maps too small for integers to pay, one of them without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 32, 3, 2), nn.Linear(32, 64, bias=False)
+        self.second, self.head = nn.Linear(64, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.stem(x).mean((2, 3)).unsqueeze(1)
+        return self.head(torch.relu(self.second(torch.relu(self.first(token)))).flatten(1))
+
+
+def test_onnx_runtime_multiplies_stored_integers_in_float(tmp_path, small_card) -> None:
+    torch.manual_seed(0)
+    size = small_card.preprocessing.size
+    images = torch.randn(8, 3, size, size)
+    spec = QuantizationSpec(method="minmax", runtime="onnxruntime")
+    network = quantize(capture(Tokens().eval(), size=size), spec, Calibration(images))
+    assert [o.name for o in network.operators.values() if o.weights_only] == ["first", "second"]
+    path, optimized = tmp_path / "model.onnx", tmp_path / "optimized.onnx"
+    export_integer(network, path, card=small_card)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(optimized), 3
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(optimized).graph.node}
+    assert "MatMulNBits" not in kinds, "it rounds what it reads"
+    assert "Gemm" in kinds or "FusedGemm" in kinds
+    labelled = [(images, torch.zeros(8, dtype=torch.long))]
+    (result,) = verify_integer(network, path, labelled, runtimes=["onnxruntime"], strict=False)
+    assert result.agreement == 1
