@@ -65,6 +65,7 @@ def in_openvino(path: Path, images: Array, *, threads: int, runs: int) -> Profil
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERF_COUNT": True,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     core = openvino.Core()
     model = core.read_model(str(path))
