@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pocketvit.core.errors import DataError
@@ -57,6 +57,7 @@ def test_copies_stay_together_when_there_is_anything_else(copies):
 
 @settings(max_examples=80, deadline=None)
 @given(labels=labels_of, n=st.integers(1, 70), seed=st.integers(0, 3))
+@example(labels=[0] * 6 + [1, 2, 3], n=4, seed=0)  # all classes small but one
 def test_sample_has_n_images_of_all_classes_in_proportion(labels, n, seed):
     present = Counter(labels)
     if n < len(present) and n < len(labels):

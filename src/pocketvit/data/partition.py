@@ -56,9 +56,8 @@ def stratified_sample(labels: Sequence[int], ids: Sequence[str], *, n: int, seed
     while sum(counts.values()) < n:  # the classes that lost most by rounding gain first
         counts[max(counts, key=lambda label: (shares[label] - counts[label], -label))] += 1
     while sum(counts.values()) > n:  # small classes were raised to one image: the large ones pay
-        counts[
-            max(counts, key=lambda label: (counts[label] - shares[label] + (counts[label] > 1), -label))
-        ] -= 1
+        several = [label for label in counts if counts[label] > 1]
+        counts[max(several, key=lambda label: (counts[label] - shares[label], -label))] -= 1
     chosen: list[int] = []
     for label, members in classes.items():
         order = sorted(members, key=lambda i: (_hash(seed, "sample", ids[i]), i))
