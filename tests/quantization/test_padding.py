@@ -65,6 +65,18 @@ class Stream(nn.Module):
         return self.head(x.mean((2, 3)) if self.end == "mean" else x.flatten(2).mean(2))
 
 
+class AlongRows(nn.Module):
+    """A linear map of each row of a map's pixels: of 8 numbers, whatever the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 28, 1), nn.Conv2d(28, 28, 3, padding=1, groups=28)
+        self.rows = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(self.depthwise(self.stem(x))).mean((1, 2))
+
+
 def quantized(model: nn.Module, *, method: str = "minmax", size: int = 8) -> QuantizedNetwork:
     torch.manual_seed(1)
     network = capture(model.eval(), size=size) if not isinstance(model, QuantizedNetwork) else model
@@ -133,10 +145,11 @@ def test_residual_streams_are_widened_from_the_image_to_the_head(tmp_path) -> No
     ("model", "why"),
     [
         (Stream(28, end="tokens"), "tokens have as many channels as they were written with"),
+        (AlongRows(), "what reads the channels has no weights for them"),
         (Expanded(48), "whole blocks"),
         (Expanded(18), "14 channels more than 18 cost more than they save"),
     ],
-    ids=["tokens", "whole", "few"],
+    ids=["tokens", "rows", "whole", "few"],
 )
 def test_nothing_is_widened(model, why) -> None:
     before = {name: tuple(p.shape[:2]) for name, p in model.named_parameters() if name.endswith("weight")}

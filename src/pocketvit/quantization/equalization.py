@@ -32,7 +32,7 @@ from pocketvit.quantization.operators import (
     Operator,
     Reduction,
 )
-from pocketvit.quantization.reparameterize import only_moves, zero_image
+from pocketvit.quantization.reparameterize import node_values, only_moves
 
 __all__ = ["equalize", "equalize_like"]
 
@@ -129,10 +129,7 @@ class _Channels:
 
     def __init__(self, network: QuantizedNetwork) -> None:
         self._network, self._ties = network, _Ties()
-        interpreter = fx.Interpreter(network.graph_module, garbage_collect_values=False)
-        with torch.no_grad(), network.only([]):
-            interpreter.run(zero_image(network))
-        self._values: dict[fx.Node, Any] = interpreter.env
+        self._values = node_values(network)
         self._numbers: dict[fx.Node, Any] = {}
         self.maps: dict[Operator, tuple[Tensor, Tensor]] = {}
         for node in network.graph_module.graph.nodes:

@@ -16,7 +16,7 @@ from torch import fx
 
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Activation, Addition, Multiplication
-from pocketvit.quantization.reparameterize import zero_image
+from pocketvit.quantization.reparameterize import node_values
 
 __all__ = ["take_tokens_by_rows"]
 
@@ -64,10 +64,7 @@ class _Step:
 class _Planner:
     def __init__(self, network: QuantizedNetwork) -> None:
         self._operators = dict(network.graph_module.named_modules())
-        interpreter = fx.Interpreter(network.graph_module, garbage_collect_values=False)
-        with torch.no_grad(), network.only([]):
-            interpreter.run(zero_image(network))
-        self._dims = {n.name: v.dim() for n, v in interpreter.env.items() if isinstance(v, torch.Tensor)}
+        self._dims = {n.name: v.dim() for n, v in node_values(network).items() if isinstance(v, torch.Tensor)}
 
     def follow(self, start: fx.Node) -> list[_Step]:
         """Plan what becomes of all that follows from `start`, if that returns rows."""

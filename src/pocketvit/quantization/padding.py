@@ -28,7 +28,7 @@ from pocketvit.quantization.operators import (
     Operator,
     Reduction,
 )
-from pocketvit.quantization.reparameterize import zero_image
+from pocketvit.quantization.reparameterize import node_values
 
 __all__ = ["BLOCK", "pad_channels"]
 
@@ -78,10 +78,7 @@ class _Channels:
 
     def __init__(self, network: QuantizedNetwork) -> None:
         self._modules = dict(network.graph_module.named_modules())
-        interpreter = fx.Interpreter(network.graph_module, garbage_collect_values=False)
-        with torch.no_grad(), network.only([]):
-            interpreter.run(zero_image(network))
-        self._values = interpreter.env
+        self._values = node_values(network)
         self._tied: dict[fx.Node, list[fx.Node]] = {}
         for node in network.graph_module.graph.nodes:
             self._tied[node] = [node]
@@ -118,8 +115,8 @@ class _Channels:
         match self._operator(node):
             case Convolution(groups=1):
                 return True
-            case Linear():
-                return all(map(self._has_channels, node.all_input_nodes))
+            case Linear():  # of vectors (B, C): in tensors of more dimensions channels are the last
+                return all(self._values[read].dim() == 2 for read in node.all_input_nodes)
             case _:
                 return False
 

@@ -15,11 +15,11 @@ from pocketvit.quantization.operators import Convolution, Linear, MatMul, Norm, 
 __all__ = [
     "LinearMap",
     "divide_input",
+    "node_values",
     "norm_readers",
     "norms_with_linear_readers",
     "only_moves",
     "shift_norm_outputs",
-    "zero_image",
 ]
 
 LinearMap = Convolution | Linear
@@ -123,10 +123,7 @@ class _Flow:
     def __init__(self, network: QuantizedNetwork) -> None:
         self.network = network
         self.modules: dict[str, nn.Module] = dict(network.graph_module.named_modules())
-        interpreter = fx.Interpreter(network.graph_module, garbage_collect_values=False)
-        with torch.no_grad(), network.only([]):
-            interpreter.run(zero_image(network))
-        self.values: dict[fx.Node, Any] = interpreter.env
+        self.values = node_values(network)
 
     def readers(self, norm: Norm) -> list[LinearMap]:
         node = _node_of(self.network, norm)
@@ -203,6 +200,14 @@ def zero_image(network: QuantizedNetwork) -> Tensor:
     assert first.weight is not None
     channels = first.weight.shape[1] * first.groups
     return torch.zeros(2, channels, network.size, network.size, dtype=_dtype(first))
+
+
+def node_values(network: QuantizedNetwork) -> dict[fx.Node, Any]:
+    """What every node of the graph returns in float for `zero_image`: shapes, and where there are tensors."""
+    interpreter = fx.Interpreter(network.graph_module, garbage_collect_values=False)
+    with torch.no_grad(), network.only([]):
+        interpreter.run(zero_image(network))
+    return interpreter.env
 
 
 def _numbered(x: Tensor, axis: int) -> Tensor:
