@@ -32,6 +32,15 @@ def run_plainly(path: Path, images: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(session.run(None, {"image": images.numpy()})[0]))
 
 
+def merged_kinds(path: Path) -> list[str]:
+    """What kinds of nodes ONNX Runtime makes of a file."""
+    merged = path.with_suffix(".merged.onnx")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(merged), 3
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(merged).graph.node]
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     ("weights", "activations", "scope"),
@@ -132,15 +141,11 @@ def test_gelu_is_a_table_and_a_product_in_onnx_runtime(small_card, tmp_path, sco
     images = torch.randn(16, 3, 8, 8)
     spec = QuantizationSpec(activations=activations, scope=scope, runtime="onnxruntime")
     network = quantize(prepare_for_quantization(layers.eval(), size=8), spec, Calibration(images))
-    path, merged = tmp_path / "model.onnx", tmp_path / "merged.onnx"
+    path = tmp_path / "model.onnx"
     export_integer(network, path, card=small_card)
     step = network(images).std() / 100
     assert (run_plainly(path, images) - network(images)).abs().mean() < step
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(merged)
-    options.log_severity_level = 3
-    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(merged).graph.node]
+    kinds = merged_kinds(path)
     assert "Gelu" not in kinds
     assert "Sigmoid" not in kinds or (scope, activations) == ("full", 6), "bounds stand between two scales"
     assert kinds.count("QLinearSigmoid") == 1 or (scope, activations) == ("full", 6)
@@ -244,14 +249,31 @@ def test_onnx_runtime_multiplies_stored_integers_in_float(tmp_path, small_card) 
     spec = QuantizationSpec(method="minmax", runtime="onnxruntime")
     network = quantize(capture(Tokens().eval(), size=size), spec, Calibration(images))
     assert [o.name for o in network.operators.values() if o.weights_only] == ["first", "second"]
-    path, optimized = tmp_path / "model.onnx", tmp_path / "optimized.onnx"
+    path = tmp_path / "model.onnx"
     export_integer(network, path, card=small_card)
-    options = ort.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(optimized), 3
-    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    kinds = {node.op_type for node in onnx.load(optimized).graph.node}
+    kinds = merged_kinds(path)
     assert "MatMulNBits" not in kinds, "it rounds what it reads"
     assert "Gemm" in kinds or "FusedGemm" in kinds
     labelled = [(images, torch.zeros(8, dtype=torch.long))]
     (result,) = verify_integer(network, path, labelled, runtimes=["onnxruntime"], strict=False)
     assert result.agreement == 1
+
+
+def test_a_softmax_between_convolutions_stays_in_float(tmp_path, small_card) -> None:
+    torch.manual_seed(0)
+    size = small_card.preprocessing.size
+    talking_heads = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Conv2d(8, 8, 1),
+        nn.Softmax(-1),
+        nn.Conv2d(8, 8, 1),
+        nn.Flatten(),
+        nn.Linear(8 * size**2, 3),
+    )
+    images = torch.randn(8, 3, size, size)
+    spec = QuantizationSpec(method="minmax", runtime="onnxruntime")
+    network = quantize(capture(talking_heads.eval(), size=size), spec, Calibration(images))
+    path = tmp_path / "model.onnx"
+    export_integer(network, path, card=small_card)
+    assert "QLinearSoftmax" not in merged_kinds(path)
+    assert "Softmax" in merged_kinds(path)

@@ -27,6 +27,7 @@ __all__ = [
     "IntegerProduct",
     "MapNorm",
     "RoundedInFloat",
+    "SoftmaxInFloat",
     "StoredFloats",
     "StoredIntegers",
     "StoredLinear",
@@ -165,15 +166,17 @@ class Bounded(nn.Module):
     splits or joins channels it refuses the file, or scales all channels as the first.
     """
 
-    _BOUND = 1e30
-
     def __init__(self, lowered: nn.Module) -> None:
         super().__init__()
         self.lowered = lowered
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the operator computes."""
-        return self.lowered(*inputs).clamp(-self._BOUND, self._BOUND)
+        return _bounded(self.lowered(*inputs))
+
+
+def _bounded(x: Tensor) -> Tensor:
+    return x.clamp(-1e30, 1e30)
 
 
 class IntegerGate(IntegerOperator):
@@ -224,6 +227,22 @@ class RoundedInFloat(IntegerOperator):
     def __init__(self, operator: Operator) -> None:
         super().__init__(operator)
         self.read = nn.ModuleList(_rounding(quantizer) for quantizer in operator.input_quantizers)
+
+
+class SoftmaxInFloat(IntegerOperator):
+    """A softmax of what a convolution returns in integers, which itself is not quantized.
+
+    Where another convolution reads the weights, ONNX Runtime would merge all between the two into its integer
+    softmax, which is several steps off. It does not see through a sum; a number added to all scores changes
+    no weight, and this one does not even change the scores.
+    """
+
+    _ADDED = torch.finfo(torch.float32).tiny
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        (scores,) = inputs
+        return super().compute([_bounded(scores)])
 
 
 class MapNorm(IntegerOperator):

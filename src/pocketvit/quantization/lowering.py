@@ -24,6 +24,7 @@ from pocketvit.quantization.integer_modules import (
     IntegerOperator,
     MapNorm,
     RoundedInFloat,
+    SoftmaxInFloat,
     StoredIntegers,
     StoredLinear,
 )
@@ -210,14 +211,15 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
     runtime = network.runtime
     if runtime == "openvino" and isinstance(operator, Norm) and operator.groups == 1:
         return MapNorm(operator)
+    before = network.producer((operator.name, 0))
     if not operator.quantized or not operator.has_quantizers:
-        return operator
+        reads_integers = runtime == "onnxruntime" and before is not None and before.output is not None
+        return SoftmaxInFloat(operator) if isinstance(operator, Softmax) and reads_integers else operator
     if isinstance(operator, Convolution):
         return IntegerConvolution(operator)
     if isinstance(operator, Linear):
         if operator.weights_only:
             return StoredLinear(operator)
-        before = network.producer((operator.name, 0))
         apart = runtime == "openvino" and not isinstance(before, Linear | Activation)
         return IntegerLinear(operator, apart=apart)
     if isinstance(operator, GatedActivation):
