@@ -140,23 +140,19 @@ class _WithLeadingDimension(nn.Module):
 class StoredLinear(IntegerOperator):
     """A product in float with weights that are stored as integers.
 
-    x Wᵀ is a product of two matrices with a bias, of zeros where there is none: any other with stored
-    integers ONNX Runtime 1.31 merges into MatMulNBits, which rounds x to 8 bits by itself.
+    Operators of floats multiply these by their scales: constants, which a runtime computes when it opens the
+    file. DequantizeLinear ONNX Runtime 1.31 would compute for every image, or merge into MatMulNBits, which
+    rounds x to 8 bits by itself.
     """
 
     def __init__(self, operator: Linear) -> None:
         super().__init__(operator)
         self.weight, _ = _parameters(operator, dims=2)
-        bias = torch.zeros(len(cast(Tensor, operator.weight))) if operator.bias is None else operator.bias
-        self.bias = StoredFloats(bias)
 
     @override
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
-        (x,) = inputs
-        if cast(Linear, self.operator).left:
-            return self.operator.compute(inputs, self.weight())
-        rows = functional.linear(x.reshape(-1, x.shape[-1]), self.weight(), self.bias())
-        return rows.reshape(*x.shape[:-1], -1)
+        stored = cast(StoredIntegers, self.weight)
+        return self.operator.compute(inputs, stored.integers.float() * stored.scale.unsqueeze(-1))
 
 
 class Bounded(nn.Module):
