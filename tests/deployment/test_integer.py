@@ -17,6 +17,7 @@ from pocketvit.deployment.integer_verification import verify_integer
 from pocketvit.deployment.openvino import has_openvino
 from pocketvit.deployment.precision import precision_table
 from pocketvit.deployment.preparation import prepare_for_quantization
+from pocketvit.mixers import SoftmaxAttention
 from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
 from pocketvit.quantization.quantizers import UniformQuantizer
 
@@ -282,3 +283,24 @@ def test_a_softmax_between_convolutions_stays_in_float(tmp_path, small_card) -> 
     export_integer(network, path, card=small_card)
     assert "QLinearSoftmax" not in merged_kinds(path)
     assert "Softmax" in merged_kinds(path)
+
+
+@pytest.mark.parametrize("bits", [8, 6])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_attention_between_as_many_tokens_as_heads(runtime, bits, tmp_path, small_card) -> None:
+    torch.manual_seed(0)
+    sized = replace(small_card, preprocessing=replace(small_card.preprocessing, size=4))
+    attention = SoftmaxAttention(dim=32, heads=4, patch=2)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 32, 1), attention, nn.Conv2d(32, 8, 1), nn.Flatten(), nn.Linear(128, 3)
+    )
+    images = 3 * torch.randn(32, 3, 4, 4)
+    spec = QuantizationSpec(method="minmax", weights=bits, activations=bits, runtime=runtime)
+    network = quantize(prepare_for_quantization(layers.eval(), size=4), spec, Calibration(images))
+    path = tmp_path / "model.onnx"
+    export_integer(network, path, card=sized)
+    labelled = [(images, torch.zeros(32, dtype=torch.long))]
+    (result,) = verify_integer(network, path, labelled, runtimes=[runtime], strict=False)
+    assert result.mean_difference < 0.01 + result.rounding_difference, (
+        "it is not to exchange tokens and heads"
+    )

@@ -273,10 +273,13 @@ class MapNorm(IntegerOperator):
 class _Rounding(nn.Module):
     """The numbers of a quantizer, without integers."""
 
+    scale: Tensor
+
     def __init__(self, quantizer: UniformQuantizer) -> None:
         super().__init__()
         zero = float(quantizer.zero_point)
-        self.scale, self.bounds = float(quantizer.scale), (quantizer.qmin - zero, quantizer.qmax - zero)
+        self.register_buffer("scale", quantizer.scale.clone())
+        self.bounds = quantizer.qmin - zero, quantizer.qmax - zero
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest representable numbers."""
@@ -324,6 +327,14 @@ class Grid(nn.Module):
         if self.clips_first:
             return self._round(x.clamp(*self.bounds))
         return self._round(self._round(x).clamp(*self.bounds))
+
+    def keep_in_place(self, channels: int) -> None:
+        """Give arithmetic before the rounding a scale for each of the last dimension, all the same.
+
+        OpenVINO 2026.4 moves arithmetic with one number into the attention before it, and then exchanges the
+        tokens and heads of what that returns wherever there are as many of them.
+        """
+        self.in_float.scale = self.in_float.scale.expand(channels).clone()
 
     def scaled(self, x: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """The nearest representable numbers, and these times `factor`."""

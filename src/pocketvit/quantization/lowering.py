@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import cast
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization.biases import bias_unit
@@ -36,6 +36,7 @@ from pocketvit.quantization.operators import (
     Addition,
     Convolution,
     Linear,
+    MatMul,
     Multiplication,
     Norm,
     Operator,
@@ -140,6 +141,8 @@ def _place_clips(made: nn.Module, operator: Operator, network: QuantizedNetwork)
                 if isinstance(grid, Grid):
                     grid.clips_first = rounded_already
                     grid.rounds_first = network.runtime == "openvino"
+                    if isinstance(before, MatMul) and isinstance(operator, Linear) and not operator.left:
+                        grid.keep_in_place(cast(Tensor, operator.weight).shape[1])
 
 
 def check_integer(network: QuantizedNetwork) -> None:
