@@ -48,6 +48,19 @@ def test_a_second_build_reuses_every_stage(finished_run, small_job, monkeypatch)
     assert finished_run.onnx.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["/usr/bin/pocketvit", "build", "my photos"], "pocketvit build 'my photos'"),
+        (["train.py", "--quick"], "python train.py --quick"),
+    ],
+)
+def test_the_command_is_what_was_typed(finished_run, small_job, monkeypatch, typed, told):
+    monkeypatch.setattr("sys.argv", typed)
+    build(small_job(finished_run.path))
+    assert finished_run.read("run.json")["command"] == told
+
+
 def test_other_settings_are_refused_and_named(finished_run, small_job):
     with pytest.raises(RunError, match="seed: 0 before, 1 now"):
         build(small_job(finished_run.path, seed=1))

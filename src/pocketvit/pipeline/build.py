@@ -118,7 +118,7 @@ def _run(
             run.clear()
         stages.refuse_other_settings(run, config)
         run.begin(
-            command=shlex.join(["pocketvit", *sys.argv[1:]]),
+            command=_command_line(),
             config=config.model_dump(mode="json", exclude={"out"}),
             seed=config.seed,
         )
@@ -130,3 +130,10 @@ def _run(
         console.print(summary_table(run), soft_wrap=False)
         console.print(f"Report: [bold]{escape(str(report.resolve()))}[/]")
     return run
+
+
+def _command_line() -> str:
+    """What was typed: of the console script without its folder, of any other program as it was called."""
+    program, *words = sys.argv
+    start = ["pocketvit"] if Path(program).stem == "pocketvit" else ["python", program]
+    return shlex.join([*start, *words])
