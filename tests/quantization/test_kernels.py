@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
+from pocketvit.quantization import METHODS, Calibration, QuantizationSpec, capture, quantize
 from pocketvit.quantization.gated import GatedActivation
 from pocketvit.quantization.kernels import fit_to_runtime, writes_integers
 from pocketvit.quantization.operators import Convolution, MatMul, Reduction
+from pocketvit.quantization.quantizers import UniformQuantizer
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -120,6 +121,19 @@ def test_what_a_convolution_wrote_in_8_bits_is_not_rounded_to_other_8_bits(resid
     grids = [network.operator(name).input_quantizers[index] for name, index in readers]
     written = stem.output or grids[0]
     assert all(grid.same_grid(written) for grid in grids)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.integer])
+def test_nor_by_the_function_behind_it_in_full_scope(residual, method) -> None:
+    generator = torch.Generator().manual_seed(1)
+    calibration = Calibration(torch.randn(4, 3, 8, 8, generator=generator), torch.arange(4) % 4)
+    network = quantize(
+        residual, QuantizationSpec(method=method, scope="full", runtime="onnxruntime"), calibration
+    )
+    wide, gate = network.operator("wide"), network.operator("/activation")
+    grid = gate.input_quantizers[0]
+    assert wide.output is None or grid is wide.output
+    assert isinstance(grid, UniformQuantizer)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -36,16 +36,11 @@ def quantize_outputs(
     Otherwise the range is the one of least squared error behind the activation function that alone reads the
     result, if there is one: what ReLU or SiLU flattens needs no integers.
     """
-    writing = [
-        operator
-        for operator in operators
-        if writes_integers(operator, spec.runtime)
-        and operator.has_quantizers
-        and operator.output is None
-        and not is_read_as_one(network, operator)
-    ]
-    for operator, sample in samples(network, calibration, writing):
+    writing = [o for o in operators if writes_integers(o, spec.runtime) and o.has_quantizers]
+    missing = [o for o in writing if o.output is None and not is_read_as_one(network, o)]
+    for operator, sample in samples(network, calibration, missing):
         quantize_output(operator, sample.inputs, behind=activation_behind(network, operator))
+    for operator in writing:
         _read_as_written(network, operator)
 
 
@@ -65,6 +60,8 @@ def quantize_output(operator: Operator, inputs: Sequence[Tensor], *, behind: Act
 
 def _read_as_written(network: QuantizedNetwork, operator: Operator) -> None:
     """Let readers of 8 bits read those that were written: ONNX Runtime merges two roundings into a third."""
+    if operator.output is None:
+        return
     for reader, index in filter(None, _readers(network, operator)):
         grid = reader.input_quantizers[index]
         if isinstance(grid, UniformQuantizer) and grid.axis is None and grid.bits == _BITS:
