@@ -21,10 +21,13 @@ from pocketvit.quantization.lowering import lower
 from pocketvit.quantization.operators import Operator
 from pocketvit.tasks.card import ModelCard
 
-__all__ = ["OPERATORS_KEY", "export_integer", "stated_runtime"]
+__all__ = ["CARRIERS", "OPERATORS_KEY", "export_integer", "stated_runtime"]
 
 OPERATORS_KEY = "pocketvit.operators"
 """Metadata of the file: its runtime, name and kind of every operator, which were left in float and why."""
+
+CARRIERS = ("QuantizeLinear", "DequantizeLinear", "Clip", "Reshape", "Transpose", "Unsqueeze", "Squeeze")
+"""Nodes of an operator that bring its tensors into shape, and are not the operator."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -40,8 +43,8 @@ def export_integer(
 
     Weights are int8 with a scale for each output channel, activations uint8, biases int32; grids of fewer
     than 8 bits are the same integers within explicit bounds. Input, output, card and atomic writing are those
-    of `export_onnx`. A node is named after its operator: `stages.0.conv/Conv`. What passes between nodes is
-    numbered, and shapes are left to whoever opens the file.
+    of `export_onnx`. A node is named after its operator: `stages.0.conv/Conv`; what only carries tensors has
+    no name. What passes between nodes is numbered, and shapes are left to whoever opens the file.
 
     Args:
         cost: `params` and `macs` of the network before it was rewritten, for the metadata.
@@ -58,7 +61,7 @@ def export_integer(
     tidy(graph)
     _shorten(graph.graph)
     metadata = card.to_metadata() | {key: str(value) for key, value in (cost or {}).items()}
-    metadata[OPERATORS_KEY] = json.dumps(_stated(network))
+    metadata[OPERATORS_KEY] = json.dumps(_stated(network), separators=(",", ":"))
     helper.set_model_props(graph, metadata)
     check_graph(graph, classes=len(card.classes))
     write_bytes(path, graph.SerializeToString())
@@ -117,9 +120,12 @@ def _shorten(graph: onnx.GraphProto) -> None:
 
 
 def _name_nodes(graph: onnx.ModelProto, operators: list[str]) -> None:
-    """Name nodes after the operators that they are part of, so that runtimes speak of these."""
+    """Name nodes after the operators that they are, so that runtimes speak of these."""
     seen: Counter[str] = Counter()
     for node in graph.graph.node:
+        if node.op_type in CARRIERS:
+            node.ClearField("name")
+            continue
         notes = {entry.key: entry.value for entry in node.metadata_props}
         for scope in notes.get(_SCOPES, "").replace("'", "").strip("[]").split(", "):
             container, _, index = scope.partition(".")

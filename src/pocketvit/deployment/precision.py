@@ -14,13 +14,10 @@ import onnxruntime as ort
 
 from pocketvit.core.errors import CheckpointError
 from pocketvit.core.names import unknown_name
-from pocketvit.deployment.integer import OPERATORS_KEY
+from pocketvit.deployment.integer import CARRIERS, OPERATORS_KEY
 from pocketvit.deployment.openvino import open_compiled
 
 __all__ = ["OperatorPrecision", "precision_table"]
-
-_CARRIERS = ("QuantizeLinear", "DequantizeLinear", "Clip", "Reshape", "Transpose", "Unsqueeze", "Squeeze")
-"""Nodes of an operator that bring its tensors into shape, and are not the operator."""
 
 _SPREAD = "the integer {} returns integers; this one is also read in float or on several grids"
 _NOT_IN_ONNXRUNTIME = {
@@ -115,7 +112,7 @@ def _owner(node: str, operators: dict[str, str]) -> str | None:
     place, _, own = node.rpartition("/")
     while place and place not in operators:
         place, _, own = place.rpartition("/")
-    return place if place and not own.startswith(_CARRIERS) else None
+    return place if place and not own.startswith(CARRIERS) else None
 
 
 def _in_onnxruntime(path: Path) -> Iterator[tuple[str, bool]]:

@@ -81,7 +81,7 @@ class IntegerProduct(IntegerOperator):
             added = added - self.bias.integers
         if int(grid.zero_point) and int(added.abs().max()) <= torch.iinfo(torch.int32).max:
             self.bias = StoredIntegers(-added.to(torch.int32), unit)
-            self.bias.zero_point, grid.from_zero = None, True
+            grid.from_zero = True
 
 
 class IntegerConvolution(IntegerProduct):
@@ -356,7 +356,11 @@ def _activation(quantizer: Quantizer | None) -> nn.Module:
 
 
 class StoredIntegers(nn.Module):
-    """Fixed integers and what they stand for."""
+    """Fixed integers and what they stand for.
+
+    Attributes:
+        zero_point: zeros, of 8-bit integers only: ONNX Runtime's matrix product asks its weights for them.
+    """
 
     integers: Tensor
     scale: Tensor
@@ -366,7 +370,8 @@ class StoredIntegers(nn.Module):
         super().__init__()
         self.register_buffer("integers", integers)
         self.register_buffer("scale", scale.float())
-        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=integers.dtype))
+        zeros = torch.zeros_like(scale, dtype=torch.int8) if integers.dtype == torch.int8 else None
+        self.register_buffer("zero_point", zeros)
 
     def forward(self) -> Tensor:
         """The numbers."""
