@@ -229,11 +229,8 @@ class SoftmaxInFloat(IntegerOperator):
     """A softmax of what a convolution returns in integers, which itself is not quantized.
 
     Where another convolution reads the weights, ONNX Runtime would merge all between the two into its integer
-    softmax, which is several steps off. It does not see through a sum; a number added to all scores changes
-    no weight, and this one does not even change the scores.
+    softmax, which is several steps off. It does not see through bounds, which no score reaches.
     """
-
-    _ADDED = torch.finfo(torch.float32).tiny
 
     @override
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
