@@ -55,10 +55,12 @@ def test_a_second_build_reuses_every_stage(finished_run, small_job, monkeypatch)
         (["train.py", "--quick"], "python train.py --quick"),
     ],
 )
-def test_the_command_is_what_was_typed(finished_run, small_job, monkeypatch, typed, told):
+def test_the_command_is_what_was_typed(finished_run, small_job, tmp_path, monkeypatch, typed, told):
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(finished_run.path, copy.path)
     monkeypatch.setattr("sys.argv", typed)
-    build(small_job(finished_run.path))
-    assert finished_run.read("run.json")["command"] == told
+    build(small_job(copy.path))
+    assert copy.read("run.json")["command"] == told
 
 
 def test_other_settings_are_refused_and_named(finished_run, small_job):
