@@ -118,7 +118,7 @@ def _run(
             run.clear()
         stages.refuse_other_settings(run, config)
         run.begin(
-            command=_command_line(),
+            command=command_line(),
             config=config.model_dump(mode="json", exclude={"out"}),
             seed=config.seed,
         )
@@ -132,7 +132,7 @@ def _run(
     return run
 
 
-def _command_line() -> str:
+def command_line() -> str:
     """What was typed: of the console script without its folder, of any other program as it was called."""
     program, *words = sys.argv
     start = ["pocketvit"] if Path(program).stem == "pocketvit" else ["python", program]
