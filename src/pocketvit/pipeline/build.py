@@ -22,7 +22,7 @@ from pocketvit.quantization import QuantizationSpec
 from pocketvit.quantization.mixed import WeightBudget
 from pocketvit.reporting import summary_table, write_report
 
-__all__ = ["build", "export_run", "quantize_run", "train_only"]
+__all__ = ["build", "command_line", "export_run", "quantize_run", "train_only"]
 
 
 TRAINING = (stages.read_data, stages.choose_model, stages.train_network, stages.evaluate_network)
