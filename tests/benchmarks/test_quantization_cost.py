@@ -33,7 +33,8 @@ def test_a_row_for_each_method_and_what_takes_too_long(tmp_path: Path) -> None:
     before = out.read_text()
     script.main([*TINY, "--diagnosed", "--out", str(out)])
     assert out.read_text() == before, "a row that is there is not measured again"
-    script.main([*TINY, "--diagnosed", "minmax", "--limit", "1", "--out", str(out)])
+    more_work = ["--size", "256", "--images", "64"]  # twenty seconds on a fast processor, two images 0.1
+    script.main([*TINY, *more_work, "--diagnosed", "minmax", "--limit", "1", "--out", str(out)])
     *_, stopped = json.loads(out.read_text())["rows"]
     assert stopped["diagnosis"]
     assert stopped["stopped"] == "more than 1 s of the processor"
