@@ -58,6 +58,7 @@ from pocketvit.quantization.lowering import lower
 from pocketvit.quantization.spec import Runtime
 from pocketvit.tasks import ModelCard
 from pocketvit.tasks.classification import wilson_interval
+from quantization_leads import packed
 from quantization_tables import show
 from stock_quantizers import STOCK
 
@@ -239,11 +240,13 @@ def measure(network: Trained, cell: Row) -> Row:
         else:
             logits = predict_all(quantized, network.images)
     guesses, real = logits.argmax(1), network.logits.argmax(1)
-    right = int((guesses == network.labels).sum())
+    hits = guesses == network.labels
+    right = int(hits.sum())
     return {
         **cell,
         "top1": interval(right, len(guesses)),
         "drop": round(float((real == network.labels).sum() - right) / len(guesses), 6),
+        "right": packed(hits),
         "agreement": round(float((guesses == real).float().mean()), 6),
         "logit_error": float((logits - network.logits).square().mean() / network.logits.var()),
         "n": len(guesses),

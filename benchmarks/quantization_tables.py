@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pocketvit.quantization import METHODS
+from quantization_leads import furthest_ahead
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"
 INTRODUCTION = """\
@@ -35,9 +35,9 @@ draws. A dot was not run; a mean over networks is given where a method was run o
 12 of 2,500 images: smaller differences are noise. Methods are scored in simulation, files
 (`pocket_onnxruntime`, `pocket_openvino`) and stock tools in the runtimes they are for, `torchao_xnnpack` in
 simulation. The last table is of the files beside their own simulation in float64, the one before it of how
-sure it is that another method loses less than `pocket`: two methods put an image in the same class unless one
-of them moved it, which bounds the standard error of their difference. With so many methods in a row, the lead
-of one of them is two standard errors now and then by chance alone.
+sure it is that another method or tool loses less than `pocket`: the standard error of the difference is that
+of pairs, image by image; for cells of before these were kept it is a bound, from how many images each of the
+two put in another class than the float network. Of so many, some are two standard errors ahead by chance.
 """
 MARK = "†"
 """Of cells that earlier code measured."""
@@ -171,7 +171,7 @@ def tables(found: Row) -> Iterator[Printed]:
         lost, time = by_method(networks, cells, points), by_method(networks, cells, seconds, digits=1)
         yield Printed(f"Points of top-1 lost, {label}, {scope} scope (less is better)", head, list(lost))
         yield Printed(f"Seconds of the processor, {label}, {scope} scope", head, list(time))
-    ahead = list(ahead_of_pocket(found))
+    ahead = list(leads(found))
     if ahead:
         head = [
             "network",
@@ -231,47 +231,14 @@ def by_method(
             ]
 
 
-def ahead_of_pocket(found: Row) -> Iterator[list[str]]:
-    """A row for each network, width and scope: which other method loses less than `pocket`, if one does.
-
-    Two methods are scored on the same images. One that only one of them gets right is one that they put in
-    different classes, and so one that at least one of them puts in another class than the float network. The
-    share q of images in such classes, both methods' together, is thus no less than the variance of the
-    difference per image, and sqrt(q / n) no less than the standard error of the difference.
-    """
-    for name, scope, label in product(found["networks"], ("partial", "full"), ("W8A8", "W6A6")):
-        groups = by_name([c for c in select(found, scope, label) if c["model"] == name])
-        ours = groups.pop("pocket", [])
-        others = {m: cells for m, cells in groups.items() if not m.startswith("pocket")}
-        if not ours or not others:
-            continue
-        compared = {m: difference(ours, cells, found["networks"][name]["n"]) for m, cells in others.items()}
-        method, (ahead, error) = max(compared.items(), key=lambda item: ratio(*item[1]))
-        row = [name, label, scope, str(len(others))]
-        if ahead <= 0:
-            yield [*row, "none", "·", "·", "·"]
-        else:
-            yield [*row, method, f"{ahead:.2f}", f"{error:.2f}", f"{ratio(ahead, error):.1f}"]
-
-
-def by_name(cells: Iterable[Row]) -> dict[str, list[Row]]:
-    """The draws of each method."""
-    groups: dict[str, list[Row]] = {}
-    for cell in cells:
-        groups.setdefault(cell["method"], []).append(cell)
-    return groups
-
-
-def difference(ours: list[Row], others: list[Row], n: int) -> tuple[float, float]:
-    """Points by which `others` lose less than `ours`, and what the standard error is at most."""
-    changed = sum(1 - fmean(c["agreement"] for c in cells) for cells in (ours, others))
-    ahead = fmean(map(points, ours)) - fmean(map(points, others))
-    return ahead, 100 * math.sqrt(changed / n)
-
-
-def ratio(ahead: float, error: float) -> float:
-    """How many standard errors; where no image changed its class, none."""
-    return ahead / error if error else 0.0
+def leads(found: Row) -> Iterator[list[str]]:
+    """A row for each network, width and scope: what is furthest ahead of `pocket`, if anything is."""
+    for place in furthest_ahead(found):
+        lead = place.lead
+        at_most, at_least = ("", "") if lead.exact else ("≤ ", "≥ ")
+        words = (f"{lead.points:.2f}", f"{at_most}{lead.error:.2f}", f"{at_least}{lead.ratio:.1f}")
+        method = (place.method, *words) if lead.points > 0 else ("none", "·", "·", "·")
+        yield [place.network, place.label, place.scope, str(place.compared), *method]
 
 
 def mark(cells: Iterable[Row]) -> str:
