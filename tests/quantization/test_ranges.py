@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvit.quantization.quantizers import UniformQuantizer
-from pocketvit.quantization.ranges import least_error, minmax, omse, percentile
+from pocketvit.quantization.ranges import least_error, minmax, omse, percentile, with_fitted_step
 
 HEAVY = torch.cat(
     [torch.randn(5000, generator=torch.Generator().manual_seed(0)), torch.tensor([60.0, -40.0])]
@@ -75,6 +75,53 @@ def test_one_loud_image_does_not_take_the_steps_from_the_others():
         UniformQuantizer.from_range(a * x.min(), b * x.max(), bits=6) for a, b in product(SHARES, SHARES)
     ]
     assert relative(each) <= 1.06 * min(relative(quantizer) for quantizer in ranges)
+
+
+def ties(quantizer, x):
+    steps = x.unique().double() / quantizer.scale
+    return int(((steps - steps.floor() - 0.5).abs() < 3e-5).sum())
+
+
+def products(seed):
+    a, b = torch.randint(256, (2, 40_000), generator=torch.Generator().manual_seed(seed))
+    return ((a - 100 * (seed % 2)) * b).float() * 0.00317
+
+
+def test_products_of_integers_are_seldom_halfway_between_fitted_steps():
+    before = after = 0
+    for x in map(products, range(20)):
+        exact = minmax(x, bits=8, scheme="asymmetric")
+        fitted = with_fitted_step(exact, x)
+        before, after = before + ties(exact, x), after + ties(fitted, x)
+        assert float(fitted.scale / exact.scale) == pytest.approx(1, abs=5e-3)
+        assert (fitted.zero_point, fitted.qmin, fitted.qmax) == (exact.zero_point, exact.qmin, exact.qmax)
+    assert before > 200
+    assert after < before / 4
+
+
+def test_the_widest_products_are_where_the_largest_is_a_multiple_of_all():
+    a, b = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    x = (a * b).float().flatten()
+    exact = minmax(x, bits=8, scheme="asymmetric")
+    assert ties(exact, x) == 0, "a step of 255"
+    half = exact.at_scale(exact.scale * 0.8)
+    assert ties(half, x) > 100, "a step of 204, and products that are odd multiples of 102"
+    assert ties(with_fitted_step(half, x), x) < ties(half, x) / 20
+
+
+def test_the_fitted_step_is_the_best_for_its_integers():
+    exact = minmax(HEAVY, bits=6, scheme="asymmetric")
+    low, high = exact.low, exact.high
+    inside = HEAVY[(low < HEAVY) & (high > HEAVY)]
+    integers = (inside / exact.scale).round().double().numpy()[:, None]
+    (best,), *_ = np.linalg.lstsq(integers, inside.double().numpy(), rcond=None)
+    assert float(with_fitted_step(exact, HEAVY).scale) == pytest.approx(best, rel=1e-6)
+
+
+def test_nothing_to_fit_a_step_to():
+    for x in (torch.zeros(100), torch.full((100,), 0.3), torch.tensor([0.0, 255.0])):
+        quantizer = UniformQuantizer(scale=torch.tensor(1.0), qmin=0, qmax=255, axis=None)
+        assert with_fitted_step(quantizer, x) is quantizer
 
 
 SHARES = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]

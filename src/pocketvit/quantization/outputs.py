@@ -13,7 +13,7 @@ from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Activation, Operator
 from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
-from pocketvit.quantization.ranges import least_error
+from pocketvit.quantization.ranges import least_error, with_fitted_step
 from pocketvit.quantization.spec import QuantizationSpec
 
 __all__ = ["activation_behind", "is_read_as_one", "quantize_output", "quantize_outputs"]
@@ -55,7 +55,7 @@ def quantize_output(operator: Operator, inputs: Sequence[Tensor], *, behind: Act
         operator.output = None
         result = operator(*inputs)
         function = None if behind is None else (lambda values: behind.compute([values], None))
-        operator.output = least_error(result, bits=_BITS, behind=function)
+        operator.output = with_fitted_step(least_error(result, bits=_BITS, behind=function), result)
 
 
 def _read_as_written(network: QuantizedNetwork, operator: Operator) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
 from pocketvit.quantization.quantizers import UniformQuantizer
+from pocketvit.quantization.ranges import least_error, with_fitted_step
 
 
 def logits_error(network, images, wanted):
@@ -52,6 +53,17 @@ def test_partial_scope_leaves_norms_softmax_and_activations_in_float(tiny, calib
     assert float_kinds == {"norm", "softmax", "activation"}
     whole = quantize(tiny, QuantizationSpec(scope="full"), calibration)
     assert all(o.has_quantizers for o in whole.operators.values())
+
+
+@pytest.mark.parametrize("runtime", [None, "openvino"])
+def test_steps_are_fitted_where_another_arithmetic_has_to_round_alike(tiny, calibration, runtime):
+    network = quantize(tiny, QuantizationSpec(runtime=runtime), calibration)
+    x = calibration.images
+    wanted = least_error(x, bits=8, images=len(x))
+    fitted = with_fitted_step(wanted, x)
+    assert float(fitted.scale) != float(wanted.scale)
+    (found,) = (o.input_quantizers[0] for o in network.operators.values() if network.reads_image(o))
+    assert found.same_grid(fitted if runtime else wanted)
 
 
 class Flattened(nn.Module):

@@ -41,7 +41,7 @@ from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import Activation, Convolution, Linear, Operator
 from pocketvit.quantization.outputs import activation_behind, quantize_output
 from pocketvit.quantization.quantizers import UniformQuantizer
-from pocketvit.quantization.ranges import least_error, minmax
+from pocketvit.quantization.ranges import least_error, minmax, with_fitted_step
 from pocketvit.quantization.sensitivity import logit_error
 from pocketvit.quantization.spec import QuantizationSpec
 from pocketvit.quantization.walk import Step, walk
@@ -110,7 +110,8 @@ def _inputs(
         # Parts of one tensor have one source, but each part a range of its own.
         key = (network.sources[name, index], bits, x.numel(), *map(float, x.aminmax()))
         if key not in shared:
-            shared[key] = least_error(x, bits=bits, images=images, behind=function)
+            grid = least_error(x, bits=bits, images=images, behind=function)
+            shared[key] = with_fitted_step(grid, x) if spec.runtime else grid
         step.operator.set_input(index, shared[key])
 
 
