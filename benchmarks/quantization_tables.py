@@ -36,8 +36,9 @@ draws. A dot was not run; a mean over networks is given where a method was run o
 (`pocket_onnxruntime`, `pocket_openvino`) and stock tools in the runtimes they are for, `torchao_xnnpack` in
 simulation. The last table is of the files beside their own simulation in float64, the one before it of how
 sure it is that another method or tool loses less than `pocket`: the standard error of the difference is that
-of pairs, image by image; for cells of before these were kept it is a bound, from how many images each of the
-two put in another class than the float network. Of so many, some are two standard errors ahead by chance.
+of pairs, image by image. Older cells do not say which images were right; for these it is a bound, from how
+many each of the two put in another class than the float network. Of so many methods, some are two standard
+errors ahead by chance.
 """
 MARK = "†"
 """Of cells that earlier code measured."""
