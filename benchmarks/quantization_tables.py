@@ -174,16 +174,7 @@ def tables(found: Row) -> Iterator[Printed]:
         yield Printed(f"Seconds of the processor, {label}, {scope} scope", head, list(time))
     ahead = list(leads(found))
     if ahead:
-        head = [
-            "network",
-            "width",
-            "scope",
-            "methods",
-            "least",
-            "ahead by",
-            "standard error, at most",
-            "ratio",
-        ]
+        head = ["network", "width", "scope", "compared", "furthest", "ahead by", "standard error", "ratio"]
         yield Printed("The method that is furthest ahead of `pocket`, in standard errors", head, ahead)
     verified = [c for c in found["cells"] if "verification" in c]
     if verified:

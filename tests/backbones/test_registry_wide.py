@@ -56,7 +56,7 @@ def _promise(what, names=None, *, all_slow=False):
     for name in names or _architectures():
         marks = [pytest.mark.slow] if all_slow or name not in ALWAYS else []
         if reason := BROKEN.get((name, what)):
-            marks.append(pytest.mark.xfail(strict=True, reason=reason))
+            marks.append(pytest.mark.xfail(strict=True, reason=reason))  # BROKEN says which and why
         cases.append(pytest.param(name, marks=marks))
     return pytest.mark.parametrize("name", cases, scope="module")
 

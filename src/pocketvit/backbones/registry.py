@@ -155,8 +155,11 @@ def _build_timm(name: str, options: BuildOptions, num_classes: int, in_chans: in
         return timm.create_model(
             name, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
         )
-    except (TypeError, NotImplementedError, AssertionError) as error:
-        # Each of timm's families says in another of these ways that it has no such stride.
+    except (
+        TypeError,
+        NotImplementedError,
+        AssertionError,
+    ) as error:  # timm's families refuse it in these ways
         raise ConfigError(
             f"timm cannot build '{name}' with an output stride of {options.output_stride}."
         ) from error
