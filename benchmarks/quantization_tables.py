@@ -1,8 +1,10 @@
 """Tables of benchmarks/results/quantization.json, on the terminal or as a page.
 
-    python benchmarks/quantization_tables.py [--page docs/quantization-results.md] [--readme README.md]
+    python benchmarks/quantization_tables.py [--results benchmarks/results/quantization.json]
+        [--page docs/quantization-results.md] [--readme README.md]
 
-A method's row has the mean over networks only if it was run on all of them.
+README has an overview of every file of results that it has two comments for. A method's row has the mean over
+networks only if it was run on all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -60,7 +62,13 @@ OVERVIEW = {
     "torchao_xnnpack": "torchao PT2E, XNNPACK quantizer",
 }
 """Methods of README's table."""
-BEGIN, END = "<!-- begin quantization_tables.py -->\n", "<!-- end quantization_tables.py -->\n"
+AGREEMENT = {
+    "pocket_onnxruntime": "file and simulation agree, ONNX Runtime, %",
+    "pocket_openvino": "file and simulation agree, OpenVINO, %",
+}
+"""Files whose agreement with their simulation is in README's table."""
+BEGIN, END = "<!-- begin table of {results} -->\n", "<!-- end table of {results} -->\n"
+"""The comments in README that the overview of a file of results goes between."""
 
 Row = dict[str, Any]
 
@@ -79,13 +87,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, help="write them here as Markdown")
-    parser.add_argument("--readme", type=Path, help="put the overview between the two comments in this file")
+    parser.add_argument(
+        "--readme", type=Path, help="put the overview between the results' two comments there"
+    )
     args = parser.parse_args(arguments)
     found = json.loads(args.results.read_text())
     if args.page:
         args.page.write_text(page(found, args.results.name))
     if args.readme:
-        args.readme.write_text(with_overview(args.readme.read_text(), found))
+        args.readme.write_text(with_overview(args.readme.read_text(), found, args.results.name))
     if not args.page and not args.readme:
         show(found)
 
@@ -116,17 +126,18 @@ def footnotes(found: Row) -> list[str]:
     return [f"{MARK} Measured by earlier code: {'; '.join(reasons)}.\n"] if reasons else []
 
 
-def with_overview(text: str, found: Row) -> str:
-    """`text` with the overview of `found` between its two comments.
+def with_overview(text: str, found: Row, results: str = RESULTS.name) -> str:
+    """`text` with the overview of the file `results` between its two comments.
 
     Raises:
         SystemExit: `text` does not have them.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = (comment.format(results=results) for comment in (BEGIN, END))
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"The file has no lines {BEGIN}and {END}, between which the table would go.")
-    return before + BEGIN + markdown(overview(found)) + END + after
+        raise SystemExit(f"The file has no lines {first}and {last}, between which the table would go.")
+    return before + first + markdown(overview(found)) + last + after
 
 
 def markdown(printed: Printed) -> str:
@@ -136,20 +147,33 @@ def markdown(printed: Printed) -> str:
 
 
 def overview(found: Row) -> Printed:
-    """Points lost in partial scope, both widths in one cell, by the best known methods and in files."""
+    """Points lost in partial scope, both widths in one cell, by the best known methods and in files.
+
+    What only earlier code measured is left out. The files' agreement with their simulation comes last.
+    """
     networks = found["networks"]
-
-    def rows_of(label: str) -> dict[str, list[str]]:
-        rows = by_method(networks, select(found, "partial", label), points, spread=False)
-        return {method: row for method, *row in rows}
-
-    eight, six = rows_of("W8A8"), rows_of("W6A6")
-    rows = []
-    for method in [m for m in OVERVIEW if m in eight]:
-        pairs = zip(eight[method], six[method], strict=True) if method in six else zip(eight[method])
-        rows.append([OVERVIEW[method], *map(" / ".join, pairs)])
+    cells = [select(found, "partial", label) for label in ("W8A8", "W6A6")]
+    verified = [[c for c in of_width if "verification" in c] for of_width in cells]
+    rows = [
+        *both_widths(networks, cells, points, OVERVIEW),
+        *both_widths(networks, verified, same_class, AGREEMENT),
+    ]
     top1 = [f"{name} {100 * network['top1']['value']:.1f}%" for name, network in networks.items()]
     return Printed("Points of top-1 lost", ["W8A8 / W6A6", *top1, "mean"], rows)
+
+
+def both_widths(
+    networks: Iterable[str], cells: list[list[Row]], value: Callable[[Row], float], names: dict[str, str]
+) -> Iterator[list[str]]:
+    """A row for each method that has a name and a cell of today's code; `cells` are of one width each."""
+    today = {c["method"] for c in chain(*cells) if "outdated" not in c}
+    widths = [
+        {method: row for method, *row in by_method(networks, of_width, value, spread=False)}
+        for of_width in cells
+    ]
+    for method in [m for m in names if m in today]:
+        rows = [found[method] for found in widths if method in found]
+        yield [names[method], *map(" / ".join, zip(*rows, strict=True))]
 
 
 def tables(found: Row) -> Iterator[Printed]:
@@ -264,6 +288,11 @@ def kind(cell: Row) -> tuple[str, str, str]:
 def points(cell: Row) -> float:
     """Points of top-1 lost."""
     return 100 * cell["drop"]
+
+
+def same_class(cell: Row) -> float:
+    """Share of images that a file puts in the class its simulation does, %."""
+    return 100 * cell["verification"]["agreement"]
 
 
 def seconds(cell: Row) -> float:

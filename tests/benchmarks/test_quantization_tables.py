@@ -110,7 +110,8 @@ def test_the_terminal_shows_the_same(results: Path, capsys: pytest.CaptureFixtur
 
 def test_readme_gets_the_overview_between_its_comments(results: Path, tmp_path: Path) -> None:
     script, readme = import_module("quantization_tables"), tmp_path / "README.md"
-    readme.write_text(f"before\n{script.BEGIN}old\n{script.END}after\n")
+    begin, end = (comment.format(results="results.json") for comment in (script.BEGIN, script.END))
+    readme.write_text(f"before\n{begin}old\n{end}after\n")
     for _ in range(2):
         script.main(["--results", str(results), "--readme", str(readme)])
         lines = readme.read_text().splitlines()
@@ -121,10 +122,25 @@ def test_readme_gets_the_overview_between_its_comments(results: Path, tmp_path: 
         assert "| NNCF default (OpenVINO) | 1.00 | · | · |" in lines, "a file has no second width"
 
 
+def test_the_overview_has_files_of_today_and_their_agreement(results: Path) -> None:
+    found, script = json.loads(results.read_text()), import_module("quantization_tables")
+    verified = {"agreement": 0.9952, "accuracy_file": 0.74, "accuracy_simulation": 0.7415}
+    found["cells"] += [
+        {**cell("b", "pocket_openvino", 0.004, label=label), "verification": verified, "outdated": "slow"}
+        for label in ("W8A8", "W6A6")
+    ]
+    assert len(script.overview(found).rows) == 3, "of nothing but earlier code"
+    del found["cells"][-1]["outdated"]
+    rows = {name: cells for name, *cells in script.overview(found).rows}
+    assert rows["`pocket`'s file in OpenVINO"] == ["· / ·", f"0.40{script.MARK} / 0.40", "· / ·"]
+    agreement = rows["file and simulation agree, OpenVINO, %"]
+    assert agreement == ["· / ·", f"99.52{script.MARK} / 99.52", "· / ·"]
+
+
 def test_a_readme_without_the_comments_is_left_as_it_is(results: Path, tmp_path: Path) -> None:
     script, readme = import_module("quantization_tables"), tmp_path / "README.md"
     readme.write_text("something else\n")
-    with pytest.raises(SystemExit, match="begin quantization_tables"):
+    with pytest.raises(SystemExit, match=r"begin table of results\.json"):
         script.main(["--results", str(results), "--readme", str(readme)])
     assert readme.read_text() == "something else\n"
 
@@ -135,5 +151,7 @@ def test_what_is_written_in_docs_and_readme_is_of_the_results_that_are_there() -
     assert script.page(found) == (root / "docs" / "quantization-results.md").read_text()
     assert script.with_overview(readme, found) == readme
     other = script.RESULTS.with_name("quantization_vnni.json")
-    page = script.page(json.loads(other.read_text()), other.name)
+    found = json.loads(other.read_text())
+    page = script.page(found, other.name)
+    assert script.with_overview(readme, found, other.name) == readme
     assert page == (root / "docs" / "quantization-vnni.md").read_text()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pocketvit.cli import quantize as verb
 from pocketvit.core.files import read_json, sha256_of, write_json
 from pocketvit.quantization import METHODS
 from pocketvit.quantization.methods import Method
@@ -45,6 +46,11 @@ def test_a_method_without_integers_says_what_to_do(cli, run):
     code, out, _ = cli("quantize", run.path, "--method", "fqvit", "--simulate", "-n", 10, "--no-diagnose")
     assert code == 0
     assert "Simulated only: no integer kernel computes with the numbers that fqvit" in out
+
+
+def test_help_names_every_method_and_which_are_simulated():
+    assert METHODS.keys() == {*verb.METHODS, *verb.SIMULATED}
+    assert {name for name, method in METHODS.items() if not method.integer} == {*verb.SIMULATED}
 
 
 def test_unknown_method_gets_a_suggestion(cli, run):

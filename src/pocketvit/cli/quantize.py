@@ -12,6 +12,9 @@ from pocketvit.cli import options as o
 from pocketvit.core.errors import ConfigError
 
 NAME = "quantize"
+METHODS = ("pocket", "minmax", "percentile", "omse", "repqvit_integer", "hyq", "qhyvit_integer")
+SIMULATED = ("easyquant", "ptq4vit", "fqvit", "repqvit", "qhyvit", "qhyvit_code")
+"""The methods, here so that `--help` does not have to load them."""
 EXAMPLES = """
 **Examples**
 
@@ -43,7 +46,12 @@ def run(
         ),
     ],
     method: Annotated[
-        str, typer.Option("--method", help="How the integers are chosen; docs/quantization.md lists all.")
+        str,
+        typer.Option(
+            "--method",
+            help=f"How the integers are chosen: {', '.join(METHODS)}; with --simulate also "
+            f"{', '.join(SIMULATED)}.",
+        ),
     ] = "pocket",
     weights: Annotated[
         int | None,
