@@ -52,6 +52,45 @@ def test_computes_what_the_network_computes(name, shallow):
     assert kinds >= SMALLEST[name]
 
 
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_t13_maps_that_patches_do_not_divide(name, shallow):
+    """At 80 px maps are 5 pixels wide and patches 2: both families interpolate."""
+    model = shallow(settled(name), size=80)
+    network = prepare_for_quantization(model, size=80)
+    images = torch.randn(2, 3, 80, 80, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted, found = model.double()(images.double()), network(images)
+        assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+        rounded = quantize(network, QuantizationSpec(method="minmax"), Calibration(images, torch.arange(2)))(
+            images
+        )
+    assert 0 < (rounded - wanted).abs().max() < 0.5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", ["efficientformer_l1", "efficientformerv2_s0"])
+def test_t14_both_classifiers_count_and_position_biases_are_those_of_today(name, shallow):
+    """The family averages two classifiers, here one map, and keeps what it computed of attention's biases."""
+    model = shallow(settled(name))
+    tables = [table for key, table in model.named_parameters() if key.endswith("attention_biases")]
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert not torch.allclose(model.head.weight, model.head_dist.weight)
+    with torch.no_grad():
+        for key, scale in model.named_parameters():
+            if key.endswith(".gamma"):
+                scale.fill_(0.5)
+        before = model(images)
+        for table in tables:
+            table.normal_(std=5)
+        network = prepare_for_quantization(model, size=64)
+        wanted = model.double()(images.double())
+        assert (before - wanted).abs().max() > 1e-2 * wanted.abs().max()
+        assert (network(images) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    quantized = quantize(network, QuantizationSpec(method="minmax"), Calibration(images, torch.arange(2)))
+    (classifier,) = (o for o in quantized.operators.values() if o.module.startswith("head"))
+    assert classifier.weight_quantizer is not None
+    assert classifier.input_quantizers[0] is not None
+
+
 def test_batch_normalisations_are_folded(shallow):
     network = prepare_for_quantization(shallow(settled("mobilevit_xxs")), size=64)
     assert not any("batch_norm" in function for function in network.float_functions)

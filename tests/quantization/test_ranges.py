@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -9,9 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
+from pocketvit.quantization.methods.repqvit import asymmetric, central_range
 from pocketvit.quantization.quantizers import UniformQuantizer
 from pocketvit.quantization.ranges import least_error, minmax, omse, percentile, with_fitted_step
+
+minmax_range, percentile_range, omse_range = (
+    partial(observer, scheme="asymmetric") for observer in (minmax, percentile, omse)
+)
+repq_range = partial(central_range, grid=asymmetric)
 
 HEAVY = torch.cat(
     [torch.randn(5000, generator=torch.Generator().manual_seed(0)), torch.tensor([60.0, -40.0])]
@@ -48,6 +56,16 @@ def test_least_error_is_within_its_slack_of_every_other_observer(bits):
     found = error(least_error(HEAVY, bits=bits), HEAVY)
     for other in (minmax, omse, percentile):
         assert found <= error(other(HEAVY, bits=bits, scheme="asymmetric"), HEAVY) * 1.06
+
+
+@pytest.mark.parametrize("bits", [6, 8])
+@pytest.mark.parametrize("observe", [minmax_range, percentile_range, omse_range, repq_range, least_error])
+@pytest.mark.parametrize("function", [torch.relu, functional.silu, lambda x: -torch.relu(x)])
+def test_t10_a_one_sided_tensor_is_given_every_integer(function, observe, bits):
+    """A zero point that could only be near the middle would leave half of the integers to one side."""
+    x = function(3 * torch.randn(20_000, generator=torch.Generator().manual_seed(0)))
+    integers = observe(x, bits=bits).integers(x)
+    assert (integers.min(), integers.max()) == (0, 2**bits - 1)
 
 
 def test_least_error_behind_a_function_ignores_what_it_flattens():
