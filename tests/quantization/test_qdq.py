@@ -56,5 +56,6 @@ def test_the_runtime_rounds_and_scales(scales: Tensor, tmp_path: Path) -> None:
 
 
 def test_nothing_is_computed_in_torch() -> None:
+    # An operator of files only: torch has its shape, for tracing, and no kernel.
     with pytest.raises(NotImplementedError, match="pocketvit::round_to_grid"):
         round_to_grid(torch.zeros(2), SCALE, ZERO)

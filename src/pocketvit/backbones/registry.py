@@ -147,6 +147,9 @@ def _timm_entry(name: str, timm_name: str) -> ModelEntry:
     )
 
 
+_TIMM_REFUSALS = (TypeError, NotImplementedError, AssertionError)  # of an output stride, family by family
+
+
 def _build_timm(name: str, options: BuildOptions, num_classes: int, in_chans: int) -> nn.Module:
     """A model of timm's own; what it computes on odd maps is timm's choice, whatever the options say."""
     if options.output_stride == DEFAULTS.output_stride:
@@ -155,11 +158,7 @@ def _build_timm(name: str, options: BuildOptions, num_classes: int, in_chans: in
         return timm.create_model(
             name, num_classes=num_classes, in_chans=in_chans, output_stride=options.output_stride
         )
-    except (
-        TypeError,
-        NotImplementedError,
-        AssertionError,
-    ) as error:  # timm's families refuse it in these ways
+    except _TIMM_REFUSALS as error:
         raise ConfigError(
             f"timm cannot build '{name}' with an output stride of {options.output_stride}."
         ) from error
