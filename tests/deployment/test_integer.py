@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from pocketvit.backbones import create_model
 from pocketvit.core.errors import ExportError
 from pocketvit.deployment.integer import CARRIERS, export_integer
-from pocketvit.deployment.integer_verification import verify_integer
+from pocketvit.deployment.integer_verification import open_integer, verify_integer
+from pocketvit.deployment.onnx import trace
 from pocketvit.deployment.openvino import has_openvino
 from pocketvit.deployment.precision import precision_table
 from pocketvit.deployment.preparation import prepare_for_quantization
 from pocketvit.mixers import SoftmaxAttention
 from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
+from pocketvit.quantization.lowering import lower
 from pocketvit.quantization.quantizers import UniformQuantizer
 
 RUNTIMES = ["onnxruntime", *(["openvino"] if has_openvino() else [])]
@@ -306,3 +309,46 @@ def test_attention_between_as_many_tokens_as_heads(runtime, bits, tmp_path, smal
     assert result.mean_difference < 0.01 + result.rounding_difference, (
         "it is not to exchange tokens and heads"
     )
+
+
+@pytest.mark.parametrize(("groups", "affine"), [(1, True), (3, False)])
+def test_onnx_runtime_normalizes_many_integers_as_exactly_as_torch(groups, affine, tmp_path) -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(groups, 3, affine=affine)
+    if affine:
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+    images = (40 * torch.randn(4, 3, 256, 256) + 20).round().clamp(-100, 155)
+    same = nn.Conv2d(3, 3, 1, bias=False)
+    same.weight.data = torch.eye(3)[:, :, None, None]
+    network = capture(nn.Sequential(same, norm, nn.Flatten()).eval(), size=256)
+    network.runtime = "onnxruntime"
+    grid = UniformQuantizer(
+        scale=torch.tensor(1.0), zero_point=torch.tensor(100.0), qmin=0, qmax=255, axis=None
+    )
+    network.operator("1/norm").set_input(0, grid)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(trace(lower(network), 256).SerializeToString())
+    got = open_integer(path, runtime="onnxruntime")(images)
+    want = copy.deepcopy(network).double()(images.double())
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_network_without_convolutions(runtime, small_card, tmp_path) -> None:
+    torch.manual_seed(0)
+    size = small_card.preprocessing.size
+    layers = nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * size**2, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, 3)
+    )
+    images = torch.randn(64, 3, size, size)
+    labels = layers.eval()(images).argmax(1)
+    spec = QuantizationSpec(scope="full", runtime=runtime)
+    network = quantize(capture(layers, size=size), spec, Calibration(images[:32], labels[:32]))
+    path = tmp_path / "model.onnx"
+    export_integer(network, path, card=small_card)
+    (result,) = verify_integer(network, path, [(images, labels)], runtimes=[runtime])
+    assert result.accuracy_file > 0.9
+    small, last = (row for row in precision_table(path, runtime=runtime) if row.kind == "linear")
+    assert (small.precision, last.precision) == ("float32", "int8")
+    assert "so small a product" in small.reason

@@ -84,7 +84,7 @@ def _row(name: str, kind: str, integer: bool | None, chosen: str, runtime: str) 
     plain = kind.removeprefix("float ")
     if integer:
         precision, reason = "int8", ""
-    elif integer is None:
+    elif integer is None and not chosen:
         precision, reason = "merged", "removed, or part of another operator"
     elif chosen or kind != plain:
         precision, reason = "float32", chosen or "left in float by the scope or by --keep-float"

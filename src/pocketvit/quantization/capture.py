@@ -48,7 +48,8 @@ def capture(model: nn.Module, *, size: int, in_chans: int = 3) -> QuantizedNetwo
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     graph = Rebuilt(trace(model, size=size, in_chans=in_chans))
     graph.run(torch.zeros(2, in_chans, size, size))
-    return graph.network(size, model.bridge_blocks if isinstance(model, Backbone) else ())
+    bridge_blocks = model.bridge_blocks if isinstance(model, Backbone) else ()
+    return graph.network(size=size, in_chans=in_chans, bridge_blocks=bridge_blocks)
 
 
 class Rebuilt(fx.Interpreter):
@@ -67,11 +68,14 @@ class Rebuilt(fx.Interpreter):
         self.floats: list[str] = []
         self.names: set[str] = set()
 
-    def network(self, size: int, bridge_blocks: tuple[tuple[str, ...], ...]) -> QuantizedNetwork:
+    def network(
+        self, *, size: int, in_chans: int, bridge_blocks: tuple[tuple[str, ...], ...]
+    ) -> QuantizedNetwork:
         self.out.lint()
         return QuantizedNetwork(
             graph_module=fx.GraphModule(self.root, self.out),
             size=size,
+            in_chans=in_chans,
             sources=self.operands,
             float_functions=tuple(self.floats),
             bridge_blocks=bridge_blocks,

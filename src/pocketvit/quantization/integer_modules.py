@@ -19,6 +19,7 @@ from pocketvit.quantization.quantizers import Quantizer, UniformQuantizer
 __all__ = [
     "Bounded",
     "Grid",
+    "GroupNormInDouble",
     "IntegerConvolution",
     "IntegerGate",
     "IntegerLinear",
@@ -265,6 +266,31 @@ class MapNorm(IntegerOperator):
             dtype=torch.float32,
             shape=x.shape,
         )
+
+
+class GroupNormInDouble(IntegerOperator):
+    """Group normalisation as a multiplication and an addition of what sums in double precision say.
+
+    ONNX Runtime 1.31 sums up a group in single precision, one number after the other: with 65,536 of them
+    results are off by up to 1e-5, twenty times as much as torch's. Of integers that moves all pixels of a
+    channel that have the same, and where these lie between two steps of what is read next, all go one way.
+    """
+
+    @override
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        (x,) = inputs
+        norm = cast(Norm, self.operator)
+        group = x.double().reshape(len(x), norm.groups, -1)
+        mean = group.mean(dim=2, keepdim=True)
+        variance = (group * group).mean(dim=2, keepdim=True) - mean * mean
+        scale = (variance + norm.eps).rsqrt()  # (B, groups, 1)
+        shift = -mean * scale
+        if norm.weight is not None:
+            scale, shift = (each * norm.weight.double().reshape(norm.groups, -1) for each in (scale, shift))
+        if norm.bias is not None:
+            shift = shift + norm.bias.double().reshape(norm.groups, -1)
+        whole = (len(x), -1, *[1] * (x.dim() - 2))
+        return x * scale.float().reshape(whole) + shift.float().reshape(whole)
 
 
 class _Rounding(nn.Module):

@@ -17,6 +17,7 @@ from pocketvit.quantization.gated import GatedActivation
 from pocketvit.quantization.integer_modules import (
     Bounded,
     Grid,
+    GroupNormInDouble,
     IntegerConvolution,
     IntegerGate,
     IntegerLinear,
@@ -218,6 +219,8 @@ def _lowered(operator: Operator, network: QuantizedNetwork) -> nn.Module:
     if not operator.quantized or not operator.has_quantizers:
         reads_integers = runtime == "onnxruntime" and before is not None and before.output is not None
         return SoftmaxInFloat(operator) if isinstance(operator, Softmax) and reads_integers else operator
+    if isinstance(operator, Norm) and operator.groups:
+        return GroupNormInDouble(operator)
     if isinstance(operator, Convolution):
         return IntegerConvolution(operator)
     if isinstance(operator, Linear):

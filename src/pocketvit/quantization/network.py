@@ -28,6 +28,7 @@ class QuantizedNetwork(nn.Module):
     Attributes:
         graph_module: runs it; calls `operators.0`, `operators.1` … in order.
         size: height and width of its images.
+        in_chans: channels of its images.
         sources: for each operand the name of the graph node that computed the numbers it reads, seen through
             reshapes and transposes: operands with one source read the same numbers.
         float_functions: arithmetic of the graph that is no operator and stays in float, with where it stands.
@@ -42,12 +43,13 @@ class QuantizedNetwork(nn.Module):
         *,
         graph_module: fx.GraphModule,
         size: int,
+        in_chans: int,
         sources: dict[Operand, str],
         float_functions: tuple[str, ...],
         bridge_blocks: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         super().__init__()
-        self.graph_module, self.size = graph_module, size
+        self.graph_module, self.size, self.in_chans = graph_module, size, in_chans
         self.sources, self.float_functions = sources, float_functions
         self.bridge_blocks = bridge_blocks
 

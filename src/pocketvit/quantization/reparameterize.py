@@ -196,10 +196,8 @@ _MOVES = {
 
 def zero_image(network: QuantizedNetwork) -> Tensor:
     """Two images of zeros, in the type of the network's weights."""
-    first = next(o for o in network.operators.values() if isinstance(o, Convolution) and o.weight is not None)
-    assert first.weight is not None
-    channels = first.weight.shape[1] * first.groups
-    return torch.zeros(2, channels, network.size, network.size, dtype=_dtype(first))
+    kind = next(network.parameters()).dtype
+    return torch.zeros(2, network.in_chans, network.size, network.size, dtype=kind)
 
 
 def node_values(network: QuantizedNetwork) -> dict[fx.Node, Any]:
