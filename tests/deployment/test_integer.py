@@ -198,7 +198,8 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_integer_parity_on_every_family(name, card, shallow, tmp_path) -> None:
+@pytest.mark.parametrize("scope", ["partial", "full"])
+def test_integer_parity_on_every_family(name, scope, card, shallow, tmp_path) -> None:
     torch.manual_seed(0)
     size = 64
     model = shallow(create_model(name, num_classes=3))
@@ -211,7 +212,7 @@ def test_integer_parity_on_every_family(name, card, shallow, tmp_path) -> None:
     captured = prepare_for_quantization(model.eval(), size=size)
     small_card = replace(card, preprocessing=replace(card.preprocessing, size=size))
     for runtime in RUNTIMES:
-        spec = QuantizationSpec(method="minmax", runtime=runtime)
+        spec = QuantizationSpec(method="minmax", scope=scope, runtime=runtime)
         network = quantize(captured, spec, Calibration(images))
         path = tmp_path / f"{runtime}.onnx"
         file = export_integer(network, path, card=small_card)

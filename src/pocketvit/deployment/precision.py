@@ -133,11 +133,34 @@ def _in_onnxruntime(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _in_openvino(path: Path) -> Iterator[tuple[str, bool]]:
+    """Names of what the compiled graph executes, and whether that computes in integers.
+
+    A product that takes in the rounding behind it goes by the name of that.
+    """
+    nodes = onnx.load(path).graph.node
+    by_name, by_output = {node.name: node for node in nodes}, {o: node for node in nodes for o in node.output}
     for operator in open_compiled(path, threads=1).get_runtime_model().get_ops():
-        told = operator.get_rt_info()
-        integer = told["runtimePrecision"].astype(str) in {"u8", "i8"}
-        for name in told["originalLayersNames"].astype(str).split(","):
+        told = {key: value.astype(str) for key, value in operator.get_rt_info().items()}
+        integer = told["runtimePrecision"] in {"u8", "i8"}
+        names = told["originalLayersNames"].split(",")
+        if told["layerType"] in {"Convolution", "FullyConnected", "MatMul"}:
+            known = [by_name[name] for name in names if name in by_name]
+            names += _product_behind(known, by_output)
+        for name in names:
             yield name, integer
+
+
+_PRODUCTS = {"Conv", "Gemm", "MatMul"}
+
+
+def _product_behind(known: list[onnx.NodeProto], makers: dict[str, onnx.NodeProto]) -> list[str]:
+    """The nearest product that the first of these nodes reads; nothing where one of them is a product."""
+    waiting = [] if any(node.op_type in _PRODUCTS for node in known) else known[:1]
+    for node in waiting:  # grows
+        if node.op_type in _PRODUCTS:
+            return [node.name]
+        waiting += [makers[name] for name in node.input if name in makers]
+    return []
 
 
 _EXECUTED: dict[str, Callable[[Path], Iterator[tuple[str, bool]]]] = {

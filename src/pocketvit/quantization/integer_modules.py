@@ -280,7 +280,7 @@ class GroupNormInDouble(IntegerOperator):
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
         (x,) = inputs
         norm = cast(Norm, self.operator)
-        group = x.double().reshape(len(x), norm.groups, -1)
+        group = x.double().flatten(1).unflatten(1, (norm.groups, -1))
         mean = group.mean(dim=2, keepdim=True)
         variance = (group * group).mean(dim=2, keepdim=True) - mean * mean
         scale = (variance + norm.eps).rsqrt()  # (B, groups, 1)
@@ -289,8 +289,17 @@ class GroupNormInDouble(IntegerOperator):
             scale, shift = (each * norm.weight.double().reshape(norm.groups, -1) for each in (scale, shift))
         if norm.bias is not None:
             shift = shift + norm.bias.double().reshape(norm.groups, -1)
-        whole = (len(x), -1, *[1] * (x.dim() - 2))
-        return x * scale.float().reshape(whole) + shift.float().reshape(whole)
+        return x * _over_pixels(scale, x) + _over_pixels(shift, x)
+
+
+def _over_pixels(factor: Tensor, x: Tensor) -> Tensor:
+    """Factors (B, groups, channels of a group or 1) in shape and type to multiply `x` by."""
+    return (
+        factor.float()
+        .expand(-1, -1, x.shape[1] // factor.shape[1])
+        .flatten(1)
+        .reshape(-1, x.shape[1], *[1] * (x.dim() - 2))
+    )
 
 
 class _Rounding(nn.Module):
