@@ -280,15 +280,16 @@ class GroupNormInDouble(IntegerOperator):
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
         (x,) = inputs
         norm = cast(Norm, self.operator)
-        group = x.double().flatten(1).unflatten(1, (norm.groups, -1))
+        groups = cast(int, norm.groups)
+        group = x.double().flatten(1).unflatten(1, (groups, -1))
         mean = group.mean(dim=2, keepdim=True)
         variance = (group * group).mean(dim=2, keepdim=True) - mean * mean
         scale = (variance + norm.eps).rsqrt()  # (B, groups, 1)
         shift = -mean * scale
         if norm.weight is not None:
-            scale, shift = (each * norm.weight.double().reshape(norm.groups, -1) for each in (scale, shift))
+            scale, shift = (each * norm.weight.double().reshape(groups, -1) for each in (scale, shift))
         if norm.bias is not None:
-            shift = shift + norm.bias.double().reshape(norm.groups, -1)
+            shift = shift + norm.bias.double().reshape(groups, -1)
         return x * _over_pixels(scale, x) + _over_pixels(shift, x)
 
 
