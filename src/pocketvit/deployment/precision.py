@@ -144,6 +144,8 @@ def _in_openvino(path: Path) -> Iterator[tuple[str, bool]]:
         integer = told["runtimePrecision"] in {"u8", "i8"}
         names = told["originalLayersNames"].split(",")
         if told["layerType"] in {"Convolution", "FullyConnected", "MatMul"}:
+            # weights stored as integers are its precision where it multiplies floats
+            integer = integer and not told["primitiveType"].endswith(("f32", "f16"))
             known = [by_name[name] for name in names if name in by_name]
             names += _product_behind(known, by_output)
         for name in names:
