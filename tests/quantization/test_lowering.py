@@ -6,8 +6,9 @@ from torch import fx, nn
 
 from pocketvit.core.errors import ExportError
 from pocketvit.quantization import Calibration, QuantizationSpec, capture, quantize
-from pocketvit.quantization.integer_modules import Grid, IntegerConvolution, IntegerProduct
+from pocketvit.quantization.integer_modules import IntegerConvolution, IntegerProduct
 from pocketvit.quantization.integer_norm import IntegerNorm
+from pocketvit.quantization.integer_numbers import Grid
 from pocketvit.quantization.logarithmic import LogarithmicQuantizer
 from pocketvit.quantization.lowering import check_integer, lower
 from pocketvit.quantization.operators import Linear, Norm

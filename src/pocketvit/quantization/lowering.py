@@ -16,7 +16,6 @@ from pocketvit.quantization.biases import bias_unit
 from pocketvit.quantization.gated import GatedActivation
 from pocketvit.quantization.integer_modules import (
     Bounded,
-    Grid,
     GroupNormInDouble,
     IntegerConvolution,
     IntegerGate,
@@ -26,9 +25,9 @@ from pocketvit.quantization.integer_modules import (
     MapNorm,
     RoundedInFloat,
     SoftmaxInFloat,
-    StoredIntegers,
     StoredLinear,
 )
+from pocketvit.quantization.integer_numbers import Grid, StoredIntegers
 from pocketvit.quantization.kernels import writes_integers
 from pocketvit.quantization.layout import take_tokens_by_rows
 from pocketvit.quantization.network import QuantizedNetwork

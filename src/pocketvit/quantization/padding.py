@@ -14,10 +14,8 @@ from torch import fx, nn
 
 from pocketvit.quantization.integer_modules import (
     IntegerOperator,
-    StoredFloats,
-    StoredIntegers,
-    more_channels,
 )
+from pocketvit.quantization.integer_numbers import StoredFloats, StoredIntegers, more_channels
 from pocketvit.quantization.network import QuantizedNetwork
 from pocketvit.quantization.operators import (
     Activation,
