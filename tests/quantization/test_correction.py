@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from pocketvit.quantization import correction
@@ -98,6 +100,12 @@ def test_rounding_in_blocks_is_rounding_column_by_column(monkeypatch):
         assert torch.equal(correction._round_in_turn(weight, second, grid, [None] * 20), whole)
 
 
+def expected_weights(operator, read, wanted):
+    variance = wanted.double().flatten(1).var(dim=1, correction=0)
+    lacking = (operator.compute([read], operator.weight) - wanted).double().flatten(1)
+    return 1 / (variance * (1 + lacking.square().mean(1) / variance / 0.02) ** 2)
+
+
 def test_ridge_is_least_squares_of_weighted_images():
     operator, x = make("linear")
     read = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
@@ -106,7 +114,7 @@ def test_ridge_is_least_squares_of_weighted_images():
     exact = correction._matrix(operator) + torch.linalg.solve(moments.inputs, moments.errors).mT
     a = read.reshape(-1, 8).double()
     a = torch.cat([a, torch.ones(len(a), 1)], dim=1)
-    weights = (1 / wanted.double().var(dim=(1, 2))).sqrt().repeat_interleave(x.shape[1])[:, None]
+    weights = expected_weights(operator, read, wanted).sqrt().repeat_interleave(x.shape[1])[:, None]
     solution = torch.linalg.lstsq(weights * a, weights * wanted.reshape(-1, 6)).solution[:8].T
     assert torch.allclose(exact[0], solution, atol=1e-4)
 
@@ -126,9 +134,25 @@ def test_one_loud_image_does_not_move_the_results_of_the_others(kind):
     assert error < 0.01 * wanted[:31].var()
 
 
-def test_weights_are_those_of_rows_repeated_for_their_vectors():
-    rows = torch.tensor([[[0.0, 2.0]], [[0.0, 4.0]]])
-    assert torch.allclose(correction._weights(rows, 4), torch.tensor([0.4, 0.4, 0.1, 0.1]))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vector_weighs_what_its_image_does_and_that_little_where_its_error_is_large(kind):
+    operator, x = make(kind)
+    read = x + torch.logspace(-3, 1, len(x)).reshape(-1, *[1] * (x.dim() - 1)) * x.flip(-1)
+    wanted = operator.compute([x], operator.weight)
+    vectors = correction._results(operator, wanted).shape[1]
+    weights = correction._weights(operator, read, wanted, vectors)
+    expected = expected_weights(operator, read, wanted).repeat_interleave(vectors // len(x))
+    assert torch.allclose(weights.double(), expected / expected.sum(), rtol=1e-3, atol=1e-9)
+    assert weights[0] > 1e4 * weights[-1]
+
+
+@given(error=st.floats(1e-30, 1e15), images=st.sampled_from([1, 2, 8]))
+def test_weights_are_finite_and_one_in_all_whatever_the_errors(error, images):
+    operator, x = make("linear")
+    wanted = operator.compute([x[:images]], operator.weight)
+    weights = correction._weights(operator, x[:images] * error, wanted, images * 20)
+    assert torch.isfinite(weights).all()
+    assert float(weights.sum()) == pytest.approx(1, rel=1e-4)
 
 
 def test_weights_of_zero_and_inputs_of_zero_stay_finite():

@@ -95,6 +95,32 @@ def test_one_loud_image_does_not_take_the_steps_from_the_others():
     assert relative(each) <= 1.06 * min(relative(quantizer) for quantizer in ranges)
 
 
+@pytest.mark.parametrize("bits", [6, 8])
+def test_an_image_far_louder_than_the_median_has_no_say(bits):
+    """By relative errors alone it would: to clip one of 32 costs 1/32, more than coarser steps for 31."""
+    x = torch.randn(32, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    loud = x.clone()
+    loud[5] *= 12
+    others = torch.cat([x[:5], x[6:]])
+    assert least_error(loud, bits=bits, images=32).same_grid(least_error(others, bits=bits, images=31))
+    twice = x.clone()
+    twice[5] *= 2
+    assert not least_error(twice, bits=bits, images=32).same_grid(least_error(others, bits=bits, images=31))
+
+
+def test_the_few_images_that_a_tensor_is_not_zero_for_are_not_loud():
+    x = torch.zeros(32, 50)
+    x[3], x[4] = torch.linspace(-1, 2, 50), torch.linspace(-2, 4, 50)
+    found = least_error(x, bits=8, images=32)
+    assert error(found, x) < 1e-4
+    assert float(found.high) == pytest.approx(4, rel=0.02)
+
+
+def test_neither_of_two_images_is_louder_than_the_median():
+    x = torch.stack([torch.linspace(-1, 1, 100), torch.linspace(-50, 50, 100)])
+    assert float(least_error(x, bits=8, images=2).high) > 10
+
+
 def ties(quantizer, x):
     steps = x.unique().double() / quantizer.scale
     return int(((steps - steps.floor() - 0.5).abs() < 3e-5).sum())

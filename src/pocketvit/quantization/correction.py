@@ -1,9 +1,11 @@
 """Closed-form corrections of weights: make up for what the quantization of the inputs did, then round well.
 
 Both need only the second moments of what an operator reads, H = E[x xᵀ] over images and places, for each
-group of a convolution: no gradients, and one linear solve an operator. In every mean an image weighs as much
-as its results vary little: the error of one with large values, which ranges clip, is not to be made up for
-in all others.
+group of a convolution: no gradients, and one linear solve an operator. In every mean an image weighs
+1 / (σ² (1 + e/δ)²), with σ² the variance of its results, e their error relative to it before any correction
+and δ = 0.02: the error of one with large values, which ranges clip, is not to be made up for in all others.
+These are the weights of one step of reweighted least squares for the loss e / (e + δ) (Geman and McClure,
+1987).
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ _DAMPING = 0.01
 _RIDGE = 0.1
 """The same for the correction of the inputs' error, which has fewer images than unknowns to learn from."""
 
+_LARGE = 0.02
+"""Of an image's variance: an error above is of ranges that clip this image, not one to be made up for."""
+
+_MOST = 1e6
+"""No error is taken for larger, so that weights stay above zero."""
 
 _BLOCK = 64
 """Columns that are rounded before the rest hears of their errors."""
@@ -40,7 +47,7 @@ _BLOCK = 64
 class _Moments:
     """Second moments of what an operator reads and should return, centred, in double precision.
 
-    Means are weighted: an image's part is one over the variance of its results.
+    Means are weighted, as in the head of this file.
 
     Attributes:
         inputs: H, (groups, k, k).
@@ -183,7 +190,7 @@ def _error(matrix: Tensor, original: Tensor, moments: _Moments) -> float:
 def _moments(operator: WeightedOperator, read: Tensor, wanted: Tensor) -> _Moments:
     x, y = _vectors(operator, read), _results(operator, wanted)
     matrix, count = _matrix(operator), x.shape[1]
-    weights = _weights(wanted, count)
+    weights = _weights(operator, read, wanted, count)
     mean_x, mean_y = (weights @ x)[:, None], (weights @ y)[:, None]
     x, y = x - mean_x, y - mean_y
     weighted = (weights[:, None] * x).mT
@@ -192,10 +199,13 @@ def _moments(operator: WeightedOperator, read: Tensor, wanted: Tensor) -> _Momen
     return _Moments(second, lacking, mean_x[:, 0].double(), mean_y[:, 0].double(), count)
 
 
-def _weights(rows: Tensor, count: int) -> Tensor:
-    """What each of `count` vectors weighs, (count,), 1 in all; the same for those of one row."""
-    each = image_weights(rows.flatten(1)).repeat_interleave(count // len(rows))
-    return (each / each.sum()).to(rows.dtype)
+def _weights(operator: WeightedOperator, read: Tensor, wanted: Tensor, count: int) -> Tensor:
+    """What each of `count` vectors weighs, (count,), 1 in all; the same for those of one image."""
+    variance = image_weights(wanted.flatten(1))
+    lacking = (operator.compute([read], operator.weight) - wanted).flatten(1).double()
+    error = (lacking.square().mean(dim=1, keepdim=True) * variance).clamp(max=_MOST)
+    each = (variance / (1 + error / _LARGE).square()).repeat_interleave(count // len(wanted))
+    return (each / each.sum()).to(wanted.dtype)
 
 
 def _matrix(operator: WeightedOperator) -> Tensor:

@@ -32,6 +32,9 @@ _VALUES = 200_000
 _SLACK = 1.05
 """Of ranges with nearly the least error the widest is taken: other images have values a few did not show."""
 
+_LOUD = 10
+"""Times the variance of the median image: more has no say in a range."""
+
 _NO_VARIANCE = 1e-100
 """Below that of any float32 values that differ; sums of its inverse are finite."""
 
@@ -82,11 +85,13 @@ def least_error(
         behind: a function of every element that is all that reads the tensor; the error is measured behind
             it, since what it flattens needs no integers.
         images: how many lie one behind the other in `x`. The error of each is relative to the variance of its
-            values, or one image of large values decides for all.
+            values, and the loudest have no say, or one image of large values decides for all.
     """
     function = behind or (lambda values: values)
-    low, high = x.aminmax()
-    values = _some(x, images)
+    rows = _by_image(x, images)
+    rows = rows[~_loud(function(_some(rows)))]
+    low, high = rows.aminmax()
+    values = _some(rows)
     wanted = function(values)
     weights = image_weights(wanted)
 
@@ -111,7 +116,7 @@ def with_fitted_step(quantizer: UniformQuantizer, x: Tensor) -> UniformQuantizer
     Args:
         quantizer: of the whole tensor.
     """
-    zero, steps = quantizer.zero_point, _some(x, images=1).double() / quantizer.scale
+    zero, steps = quantizer.zero_point, _some(x.reshape(1, -1)).double() / quantizer.scale
     steps = steps[(steps > quantizer.qmin - zero) & (steps < quantizer.qmax - zero)]
     integers = steps.round()
     if not integers.any():
@@ -128,13 +133,28 @@ def image_weights(rows: Tensor) -> Tensor:
     return 1 / variance.clamp(min=least)
 
 
+def _loud(rows: Tensor) -> Tensor:
+    """Which rows vary so much more than the median of those that vary at all that they are of another kind.
+
+    Relative errors do not keep such an image from the steps of all others: to clip it costs about one over
+    the number of images, more than to round the others with steps three times as large.
+    """
+    variance = rows.double().var(dim=1, correction=0)
+    varying = variance[variance > 0].sort().values
+    return variance > _LOUD * varying[len(varying) // 2] if len(varying) else variance > 0
+
+
 def _width(quantizer: UniformQuantizer) -> float:
     return float(quantizer.scale)
 
 
-def _some(x: Tensor, images: int) -> Tensor:
-    """Values of each image, `(images, n)`; of all together where `x` is not divided into so many."""
-    rows = x.reshape(images if x.numel() % images == 0 else 1, -1)
+def _by_image(x: Tensor, images: int) -> Tensor:
+    """A row of values an image; a single one where `x` is not divided into so many."""
+    return x.reshape(images if x.numel() % images == 0 else 1, -1)
+
+
+def _some(rows: Tensor) -> Tensor:
+    """No more values of each row than take `_VALUES` in all."""
     wanted = _VALUES // len(rows)
     if rows.shape[1] <= wanted:
         return rows

@@ -6,15 +6,17 @@ normalises leaves the others few steps.
 
 Then the network is walked in order, so that each operator sees what the integers before it really deliver:
 
-1. The range of a tensor is the one of least squared error, each image's relative to its variance: without,
-   one image of large values takes the steps from all others. It is shared by all that read the tensor, so
-   that an integer runtime writes it once (least error: OMSE, Choukroun et al.; the rest ours). Where that is
-   an activation function alone (full scope), the error is the one behind it.
+1. The range of a tensor is the one of least squared error, each image's relative to its variance, and images
+   that vary ten times as much as the median one left out: without, one of large values takes the steps from
+   all others. It is shared by all that read the tensor, so that an integer runtime writes it once (least
+   error: OMSE, Choukroun et al.; the rest ours). Where that is an activation function alone (full scope), the
+   error is the one behind it.
 2. Weights get the scale of least error of the operator's result, by the second moments of what is read; a
    scale an output channel.
 3. Closed-form correction of the weights: the inputs' error by ridge regression (ERQ), rounding with feedback
    (OPTQ), each kept only where images it has not seen agree; the bias takes the mean error. Here too an
-   image's error is relative to its variance: what step 1 clips in one is not made up for in all others.
+   image's error is relative to its variance, and an image with a large error weighs little (Geman and
+   McClure's weights): what step 1 clips in one is not made up for in all others.
 4. What a convolution returns is quantized to 8 bits in the range that matters behind its activation function.
 
 It takes equalization from Nagel et al. and RepQ-ViT, the sequential order from EasyQuant, step 1 from OMSE,
