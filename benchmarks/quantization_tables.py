@@ -137,7 +137,8 @@ def with_overview(text: str, found: Row, results: str = RESULTS.name) -> str:
     _, end, after = rest.partition(last)
     if not begin or not end:
         raise SystemExit(f"The file has no lines {first}and {last}, between which the table would go.")
-    return before + first + markdown(overview(found)) + last + after
+    notes = ["", *footnotes(of_overview(found))]
+    return before + first + markdown(overview(found)) + "\n".join(notes) + last + after
 
 
 def markdown(printed: Printed) -> str:
@@ -149,7 +150,7 @@ def markdown(printed: Printed) -> str:
 def overview(found: Row) -> Printed:
     """Points lost in partial scope, both widths in one cell, by the best known methods and in files.
 
-    What only earlier code measured is left out. The files' agreement with their simulation comes last.
+    The files' agreement with their simulation comes last.
     """
     networks = found["networks"]
     cells = [select(found, "partial", label) for label in ("W8A8", "W6A6")]
@@ -162,16 +163,22 @@ def overview(found: Row) -> Printed:
     return Printed("Points of top-1 lost", ["W8A8 / W6A6", *top1, "mean"], rows)
 
 
+def of_overview(found: Row) -> Row:
+    """The results with no other cells than those that the overview is of."""
+    cells = [c for c in found["cells"] if c["scope"] == "partial" and c["method"] in OVERVIEW]
+    return {**found, "cells": cells}
+
+
 def both_widths(
     networks: Iterable[str], cells: list[list[Row]], value: Callable[[Row], float], names: dict[str, str]
 ) -> Iterator[list[str]]:
-    """A row for each method that has a name and a cell of today's code; `cells` are of one width each."""
-    today = {c["method"] for c in chain(*cells) if "outdated" not in c}
+    """A row for each method that has a name and a cell; `cells` are of one width each."""
+    known = {c["method"] for c in chain(*cells)}
     widths = [
         {method: row for method, *row in by_method(networks, of_width, value, spread=False)}
         for of_width in cells
     ]
-    for method in [m for m in names if m in today]:
+    for method in [m for m in names if m in known]:
         rows = [found[method] for found in widths if method in found]
         yield [names[method], *map(" / ".join, zip(*rows, strict=True))]
 

@@ -122,14 +122,23 @@ def test_readme_gets_the_overview_between_its_comments(results: Path, tmp_path: 
         assert "| NNCF default (OpenVINO) | 1.00 | · | · |" in lines, "a file has no second width"
 
 
-def test_the_overview_has_files_of_today_and_their_agreement(results: Path) -> None:
+def test_the_overview_says_what_its_marks_mean_and_nothing_of_other_cells(results: Path) -> None:
+    found, script = json.loads(results.read_text()), import_module("quantization_tables")
+    begin, end = (comment.format(results="results.json") for comment in (script.BEGIN, script.END))
+    found["cells"].append({**cell("a", "pocket", 0.0), "scope": "full", "outdated": "of full scope"})
+    assert "earlier code" not in script.with_overview(begin + end, found, "results.json")
+    found["cells"][1]["outdated"] = "images counted alike"
+    marked = script.with_overview(begin + end, found, "results.json")
+    assert marked.endswith(f"|\n\n{script.MARK} Measured by earlier code: images counted alike.\n{end}")
+
+
+def test_the_overview_has_files_and_their_agreement(results: Path) -> None:
     found, script = json.loads(results.read_text()), import_module("quantization_tables")
     verified = {"agreement": 0.9952, "accuracy_file": 0.74, "accuracy_simulation": 0.7415}
     found["cells"] += [
         {**cell("b", "pocket_openvino", 0.004, label=label), "verification": verified, "outdated": "slow"}
         for label in ("W8A8", "W6A6")
     ]
-    assert len(script.overview(found).rows) == 3, "of nothing but earlier code"
     del found["cells"][-1]["outdated"]
     rows = {name: cells for name, *cells in script.overview(found).rows}
     assert rows["`pocket`'s file in OpenVINO"] == ["· / ·", f"0.40{script.MARK} / 0.40", "· / ·"]
