@@ -201,10 +201,10 @@ def _moments(operator: WeightedOperator, read: Tensor, wanted: Tensor) -> _Momen
 
 def _weights(operator: WeightedOperator, read: Tensor, wanted: Tensor, count: int) -> Tensor:
     """What each of `count` vectors weighs, (count,), 1 in all; the same for those of one image."""
-    variance = image_weights(wanted.flatten(1))
+    by_variance = image_weights(wanted.flatten(1))
     lacking = (operator.compute([read], operator.weight) - wanted).flatten(1).double()
-    error = (lacking.square().mean(dim=1, keepdim=True) * variance).clamp(max=_MOST)
-    each = (variance / (1 + error / _LARGE).square()).repeat_interleave(count // len(wanted))
+    error = (by_variance * lacking.square().mean(dim=1, keepdim=True)).clamp(max=_MOST)
+    each = (by_variance / (1 + error / _LARGE).square()).repeat_interleave(count // len(wanted))
     return (each / each.sum()).to(wanted.dtype)
 
 
