@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from pocketvit.quantization import ranges
 from pocketvit.quantization.methods.repqvit import asymmetric, central_range
 from pocketvit.quantization.quantizers import UniformQuantizer
 from pocketvit.quantization.ranges import least_error, minmax, omse, percentile, with_fitted_step
@@ -89,10 +90,10 @@ def test_one_loud_image_does_not_take_the_steps_from_the_others():
         rows = x.flatten(1)
         return float(((quantizer(rows) - rows).square().mean(1) / rows.var(1, correction=0)).mean())
 
-    ranges = [
+    tried = [
         UniformQuantizer.from_range(a * x.min(), b * x.max(), bits=6) for a, b in product(SHARES, SHARES)
     ]
-    assert relative(each) <= 1.06 * min(relative(quantizer) for quantizer in ranges)
+    assert relative(each) <= 1.06 * min(relative(quantizer) for quantizer in tried)
 
 
 @pytest.mark.parametrize("bits", [6, 8])
@@ -151,6 +152,29 @@ def test_the_widest_products_are_where_the_largest_is_a_multiple_of_all():
     half = exact.at_scale(exact.scale * 0.8)
     assert ties(half, x) > 100, "a step of 204, and products that are odd multiples of 102"
     assert ties(with_fitted_step(half, x), x) < ties(half, x) / 20
+
+
+@pytest.mark.parametrize("halfway", [0.5, 25.5, -30.5])
+def test_a_product_that_occurs_often_is_not_left_halfway_between_fitted_steps(monkeypatch, halfway):
+    """As in the gate of a CAS-ViT, where one of the products was 25.500006 steps."""
+    x = products(1)
+    exact = minmax(x, bits=8, scheme="asymmetric")
+
+    def often(scale):
+        return torch.cat([x, torch.full((60,), halfway * float(scale))])
+
+    def distance(fitted, scale):
+        return abs((halfway * float(scale) / float(fitted.scale)) % 1 - 0.5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ranges, "_BY_CHANCE", 1)
+        scale = exact.scale
+        for _ in range(20):  # until the fit to what is halfway is the one it is halfway of
+            scale = with_fitted_step(exact, often(scale)).scale
+        assert distance(with_fitted_step(exact, often(scale)), scale) < 1e-5
+    found = with_fitted_step(exact, often(scale))
+    assert distance(found, scale) > 3e-5
+    assert float(found.scale / scale) == pytest.approx(1, abs=1.2e-3)
 
 
 def test_the_fitted_step_is_the_best_for_its_integers():

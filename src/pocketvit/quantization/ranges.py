@@ -35,6 +35,14 @@ _SLACK = 1.05
 _LOUD = 10
 """Times the variance of the median image: more has no say in a range."""
 
+_NEAR = 3e-5
+"""Of a step: what float32 may be off by at the 255th."""
+
+_BY_CHANCE = 2e-4
+"""Share of values that may be that near to the middle of two steps; of evenly spread ones 6e-5 are."""
+
+_NUDGES = tuple(1 + 1e-4 * k for step in range(1, 11) for k in (step, -step))
+
 _NO_VARIANCE = 1e-100
 """Below that of any float32 values that differ; sums of its inverse are finite."""
 
@@ -111,7 +119,8 @@ def with_fitted_step(quantizer: UniformQuantizer, x: Tensor) -> UniformQuantizer
     It is hardly wider or narrower, but no simple fraction of anything in `x`. Products of integers are all
     multiples of one number, and so is the largest, whose 255th part a step may be: many values then lie
     halfway between two steps. Which way those go, the last bit of float arithmetic decides, so each runtime
-    decides otherwise, and later operators pass on whole steps.
+    decides otherwise, and later operators pass on whole steps. Where a product that occurs often is halfway
+    all the same, the step is changed by a thousandth at most.
 
     Args:
         quantizer: of the whole tensor.
@@ -121,7 +130,17 @@ def with_fitted_step(quantizer: UniformQuantizer, x: Tensor) -> UniformQuantizer
     integers = steps.round()
     if not integers.any():
         return quantizer
-    return quantizer.at_scale(quantizer.scale * (integers * steps).sum() / integers.square().sum())
+    fit = (integers * steps).sum() / integers.square().sum()
+    fitted = quantizer.at_scale(quantizer.scale * fit)
+    if _halfway(steps / fit) <= _BY_CHANCE:
+        return fitted
+    factor = min(_NUDGES, key=lambda factor: max(_BY_CHANCE, _halfway(steps / (fit * factor))))
+    return fitted.at_scale(fitted.scale * factor)
+
+
+def _halfway(steps: Tensor) -> float:
+    """The share of values so near to the middle of two steps that float32 cannot tell which is nearer."""
+    return float(((steps - steps.floor() - 0.5).abs() < _NEAR).double().mean())
 
 
 def image_weights(rows: Tensor) -> Tensor:
