@@ -42,6 +42,7 @@ _BY_CHANCE = 2e-4
 """Share of values that may be that near to the middle of two steps; of evenly spread ones 6e-5 are."""
 
 _NUDGES = tuple(1 + 1e-4 * k for step in range(1, 11) for k in (step, -step))
+"""Factors of a step, the nearest to one first."""
 
 _NO_VARIANCE = 1e-100
 """Below that of any float32 values that differ; sums of its inverse are finite."""
