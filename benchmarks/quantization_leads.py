@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -30,29 +31,64 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class Furthest:
-    """Of `compared` methods on one network, at one width and scope, the one that is furthest ahead."""
+class Rival:
+    """A method beside `pocket`: on one network, at one width and scope."""
 
     network: str
     label: str
     scope: str
-    compared: int
     method: str
     lead: Lead
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """The network, the width and the scope."""
+        return self.network, self.label, self.scope
 
-def furthest_ahead(found: Row) -> Iterator[Furthest]:
-    """By network, scope and width: of all that was run there but `pocket` and its files."""
+
+@dataclass(frozen=True)
+class SecondLook:
+    """What was ahead of `pocket`, and its lead on other images."""
+
+    first: Rival
+    fresh: Lead
+
+
+def rivals(found: Row) -> Iterator[list[Rival]]:
+    """By network, scope and width: all that was run there but `pocket` and its files."""
     for network, scope, label in product(found["networks"], ("partial", "full"), ("W8A8", "W6A6")):
-        place = (network, scope, label)
-        cells = [c for c in found["cells"] if (c["model"], c["scope"], c["label"]) == place]
+        cells = [c for c in found["cells"] if (c["model"], c["scope"], c["label"]) == (network, scope, label)]
         methods = by_method(cells)
         ours = methods.pop("pocket", [])
+        others = {m: its for m, its in methods.items() if ours and not m.startswith("pocket")}
         n = found["networks"][network]["n"]
-        leads = {m: lead(ours, c, n) for m, c in methods.items() if ours and not m.startswith("pocket")}
-        if leads:
-            method = max(leads, key=lambda name: leads[name].ratio)
-            yield Furthest(network, label, scope, len(leads), method, leads[method])
+        if others:
+            yield [Rival(network, label, scope, m, lead(ours, its, n)) for m, its in others.items()]
+
+
+def furthest(there: list[Rival]) -> Rival:
+    """The one that is furthest ahead, in standard errors."""
+    return max(there, key=lambda rival: rival.lead.ratio)
+
+
+def ahead(found: Row) -> list[Rival]:
+    """All that lose less than `pocket`, by however little."""
+    return [rival for place in rivals(found) for rival in place if rival.lead.points > 0]
+
+
+def second_look(found: Row, fresh: Row) -> Iterator[SecondLook]:
+    """What is ahead in `found`, where `fresh` has cells of it, on other images: of one trained network."""
+    again = {(*rival.place, rival.method): rival.lead for there in rivals(fresh) for rival in there}
+    for rival in ahead(found):
+        weights = [of["networks"].get(rival.network, {}).get("weights") for of in (found, fresh)]
+        lead = again.get((*rival.place, rival.method))
+        if lead and weights[0] == weights[1]:
+            yield SecondLook(rival, lead)
+
+
+def second_look_beside(results: Path) -> Path:
+    """Where the second look at what a file of results has ahead of `pocket` is written."""
+    return results.with_name(f"{results.stem}_second_look.json")
 
 
 def by_method(cells: list[Row]) -> dict[str, list[Row]]:
@@ -72,12 +108,12 @@ def lead(ours: list[Row], others: list[Row], n: int) -> Lead:
     in another class than the float network's for at least one. The share q of images that either moved is no
     less than the variance of the differences, and sqrt(q / n) no less than the standard error.
     """
-    ahead = 100 * (fmean(cell["drop"] for cell in ours) - fmean(cell["drop"] for cell in others))
+    points = 100 * (fmean(cell["drop"] for cell in ours) - fmean(cell["drop"] for cell in others))
     if all("right" in cell for cell in [*ours, *others]):
         differences = hits(others, n) - hits(ours, n)
-        return Lead(ahead, 100 * float(differences.std()) / math.sqrt(n), exact=True)
+        return Lead(points, 100 * float(differences.std()) / math.sqrt(n), exact=True)
     moved = sum(1 - fmean(cell["agreement"] for cell in cells) for cells in (ours, others))
-    return Lead(ahead, 100 * math.sqrt(moved / n), exact=False)
+    return Lead(points, 100 * math.sqrt(moved / n), exact=False)
 
 
 def packed(right: Sequence[bool] | Tensor) -> str:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pocketvit.quantization import METHODS
-from quantization_leads import furthest_ahead
+from quantization_leads import Lead, furthest, rivals, second_look, second_look_beside
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"
 INTRODUCTION = """\
@@ -92,18 +92,20 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     found = json.loads(args.results.read_text())
+    beside = second_look_beside(args.results)
+    fresh = json.loads(beside.read_text()) if beside.is_file() else None
     if args.page:
-        args.page.write_text(page(found, args.results.name))
+        args.page.write_text(page(found, args.results.name, fresh))
     if args.readme:
         args.readme.write_text(with_overview(args.readme.read_text(), found, args.results.name))
     if not args.page and not args.readme:
-        show(found)
+        show(found, fresh)
 
 
-def show(found: Row) -> None:
-    """Print every table that has cells."""
+def show(found: Row, fresh: Row | None = None) -> None:
+    """Print every table that has cells, with the second look at what is ahead if there is one."""
     console = Console(width=200)
-    for printed in tables(found):
+    for printed in tables(found, fresh):
         table = Table(title=printed.title)
         for i, name in enumerate(printed.head):
             table.add_column(name, justify="right" if i else "left")
@@ -114,9 +116,9 @@ def show(found: Row) -> None:
         console.print(line)
 
 
-def page(found: Row, results: str = RESULTS.name) -> str:
+def page(found: Row, results: str = RESULTS.name, fresh: Row | None = None) -> str:
     """Every table that has cells of the file `results`, as Markdown."""
-    parts = [f"## {printed.title}\n\n{markdown(printed)}" for printed in tables(found)]
+    parts = [f"## {printed.title}\n\n{markdown(printed)}" for printed in tables(found, fresh)]
     return "\n".join([INTRODUCTION.format(results=results), *footnotes(found), *parts])
 
 
@@ -183,8 +185,8 @@ def both_widths(
         yield [names[method], *map(" / ".join, zip(*rows, strict=True))]
 
 
-def tables(found: Row) -> Iterator[Printed]:
-    """The networks; points of top-1 lost and seconds, for each scope and width."""
+def tables(found: Row, fresh: Row | None = None) -> Iterator[Printed]:
+    """The networks; points of top-1 lost and seconds, for each scope and width; what is ahead; files."""
     networks = found["networks"]
     head = [
         "network",
@@ -207,6 +209,10 @@ def tables(found: Row) -> Iterator[Printed]:
     if ahead:
         head = ["network", "width", "scope", "compared", "furthest", "ahead by", "standard error", "ratio"]
         yield Printed("The method that is furthest ahead of `pocket`, in standard errors", head, ahead)
+    if fresh and (again := list(looks(found, fresh))):
+        n = next(iter(fresh["networks"].values()))["n"]
+        head = ["network", "width", "scope", "ahead", "by", "on other images", "standard error", "ratio"]
+        yield Printed(f"All that is ahead of `pocket`, and by how much on {n:,} other images", head, again)
     verified = [c for c in found["cells"] if "verification" in c]
     if verified:
         yield Printed(
@@ -256,12 +262,34 @@ def by_method(
 
 def leads(found: Row) -> Iterator[list[str]]:
     """A row for each network, width and scope: what is furthest ahead of `pocket`, if anything is."""
-    for place in furthest_ahead(found):
-        lead = place.lead
-        at_most, at_least = ("", "") if lead.exact else ("≤ ", "≥ ")
-        words = (f"{lead.points:.2f}", f"{at_most}{lead.error:.2f}", f"{at_least}{lead.ratio:.1f}")
-        method = (place.method, *words) if lead.points > 0 else ("none", "·", "·", "·")
-        yield [place.network, place.label, place.scope, str(place.compared), *method]
+    for there in rivals(found):
+        best = furthest(there)
+        name = (best.method, points_ahead(best.lead), *sureness(best.lead))
+        yield [*best.place, str(len(there)), *(name if best.lead.points > 0 else ("none", "·", "·", "·"))]
+
+
+def looks(found: Row, fresh: Row) -> Iterator[list[str]]:
+    """A row for all that is ahead of `pocket`: its lead there, and on the images of `fresh`."""
+    for look in second_look(found, fresh):
+        of_table = points_ahead(look.first.lead)
+        yield [
+            *look.first.place,
+            look.first.method,
+            of_table,
+            points_ahead(look.fresh),
+            *sureness(look.fresh),
+        ]
+
+
+def points_ahead(lead: Lead) -> str:
+    """By how many points a method is ahead."""
+    return f"{lead.points:z.2f}".replace("-", "−")
+
+
+def sureness(lead: Lead) -> tuple[str, str]:
+    """The standard error of a lead, and how many of them it is."""
+    at_most, beyond = ("", "") if lead.exact else ("≤ ", "≥ " if lead.points > 0 else "≤ ")
+    return f"{at_most}{lead.error:.2f}", f"{beyond}{lead.ratio:z.1f}".replace("-", "−")
 
 
 def mark(cells: Iterable[Row]) -> str:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from pocketvit.data import open_images
+
 
 def trained(seed: int) -> SimpleNamespace:
     torch.manual_seed(seed)
@@ -18,7 +20,8 @@ def trained(seed: int) -> SimpleNamespace:
         model=nn.Linear(3, 2),
         logits=torch.eye(2)[labels],
         labels=labels,
-        data=SimpleNamespace(train=range(5), val=SimpleNamespace(split_rule="halves"), split_rule="halves"),
+        data=SimpleNamespace(train=range(5)),
+        split="halves",
         graph=SimpleNamespace(operators={}),
     )
 
@@ -52,6 +55,26 @@ def test_cells_of_earlier_code_are_measured_again() -> None:
     assert script.has([{**cell, "drop": 0.1}], cell)
     assert not script.has([{**cell, "draw": 1}], cell)
     assert not script.has([{**cell, "drop": 0.1, "outdated": "why"}], cell)
+
+
+def test_a_second_look_is_at_what_is_ahead_and_at_pocket_there() -> None:
+    script = import_module("quantization")
+    lead = script.Rival("a", "W8A8", "full", "omse", lead=None)
+    cell = {"model": "a", "method": "omse", "label": "W8A8", "scope": "full", "draw": 0}
+    assert script.is_looked_at(cell, [lead])
+    assert script.is_looked_at({**cell, "method": "pocket", "draw": 2}, [lead])
+    for other in ({"method": "minmax"}, {"scope": "partial"}, {"model": "b", "method": "pocket"}):
+        assert not script.is_looked_at({**cell, **other}, [lead])
+
+
+def test_a_second_look_is_on_images_that_the_first_was_not_on() -> None:
+    script, whole = import_module("quantization"), open_images("digits", check="none").val
+    part = whole.subset(range(0, len(whole), 3))
+    rest = script.others(whole, part)
+    first, second, both = ({split.key(i) for i in range(len(split))} for split in (part, rest, whole))
+    assert not first & second
+    assert first | second == both
+    assert len(rest) == len(second)
 
 
 def test_torch_is_held_to_a_kind_of_kernels_by_starting_again(monkeypatch) -> None:

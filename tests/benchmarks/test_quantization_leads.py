@@ -72,9 +72,29 @@ def test_the_furthest_is_so_in_standard_errors_and_files_of_pocket_are_not_compa
     ]
     cells.append(cell("pocket_openvino", labels, labels, real))
     cells.append(cell("minmax", labels, labels, real, label="W6A6"))
-    (found,) = script.furthest_ahead({"networks": {"a": {"n": 1000}}, "cells": cells})
-    assert (found.method, found.compared, found.label) == ("omse", 2, "W8A8")
+    (there,) = script.rivals({"networks": {"a": {"n": 1000}}, "cells": cells})
+    found = script.furthest(there)
+    assert [rival.method for rival in there] == ["hyq", "omse"]
+    assert (found.method, found.place) == ("omse", ("a", "W8A8", "partial"))
     assert found.lead.points == pytest.approx(2.0)
+
+
+def test_a_second_look_is_at_what_is_ahead_on_other_images_of_the_same_network() -> None:
+    script, rng = import_module("quantization_leads"), np.random.default_rng(0)
+
+    def scored(n: int, drops: dict[str, int], weights: str = "same") -> dict[str, Any]:
+        labels = rng.integers(CLASSES, size=n)
+        tried = {name: np.where(np.arange(n) < drop, labels + 1, labels) for name, drop in drops.items()}
+        cells = [cell(name, tried[name], labels, labels) for name in drops]
+        return {"networks": {"a": {"n": n, "weights": weights}}, "cells": cells}
+
+    found = scored(100, {"pocket": 3, "omse": 2, "hyq": 3, "minmax": 4})
+    assert [rival.method for rival in script.ahead(found)] == ["omse"], "not what loses as much"
+    (look,) = script.second_look(found, scored(400, {"pocket": 4, "omse": 8, "minmax": 0}))
+    assert (look.first.method, look.first.lead.points, look.fresh.points) == pytest.approx(("omse", 1, -1))
+    assert look.fresh.error == pytest.approx(100 * math.sqrt(0.01 * 0.99 / 400))
+    assert not list(script.second_look(found, scored(400, {"pocket": 4, "minmax": 0}))), "not looked at"
+    assert not list(script.second_look(found, scored(400, {"pocket": 4, "omse": 8}, "others")))
 
 
 def test_where_nothing_differs_there_is_no_lead() -> None:

@@ -85,6 +85,20 @@ def test_who_is_furthest_ahead_of_pocket(results: Path) -> None:
     assert f"| {' | '.join(words)} |" in script.page(found)
 
 
+def test_a_second_look_is_on_the_page_where_there_is_one(results: Path, tmp_path: Path) -> None:
+    found, page = json.loads(results.read_text()), tmp_path / "page.md"
+    found["cells"].append(cell("a", "omse", -0.001))
+    results.write_text(json.dumps(found))
+    script = import_module("quantization_tables")
+    script.main(["--results", str(results), "--page", str(page)])
+    assert "other images" not in page.read_text()
+    fresh = {**found, "cells": [cell("a", "pocket", 0.001), cell("a", "omse", 0.0035)]}
+    results.with_name("results_second_look.json").write_text(json.dumps(fresh))
+    script.main(["--results", str(results), "--page", str(page)])
+    table = page.read_text().split("by how much on 2,500 other images")[1]
+    assert "| a | W8A8 | partial | omse | 0.30 | −0.25 | ≤ 0.40 | ≤ −0.6 |" in table
+
+
 def test_cells_of_earlier_code_are_marked_with_the_reason(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
