@@ -288,7 +288,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", default="auto", choices=["auto", *SAME])
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
-    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), help="models that timm has too")
+    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), help="models that timm has too")
     parser.add_argument("--alone", nargs="*", default=list(ALONE))
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--batch-size", type=int, default=32)

@@ -24,6 +24,7 @@ from pocketvit.cli import (
 )
 from pocketvit.core.console import console
 from pocketvit.core.errors import InterruptedRun, PocketvitError
+from pocketvit.core.threads import sleep_soon
 
 __all__ = ["app", "main"]
 
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code; see `pocketvit.core.errors`.
     """
+    sleep_soon()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("POCKETVIT_DEBUG"))
     try:
