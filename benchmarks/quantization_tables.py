@@ -91,15 +91,19 @@ def main(arguments: list[str] | None = None) -> None:
         "--readme", type=Path, help="put the overview between the results' two comments there"
     )
     args = parser.parse_args(arguments)
-    found = json.loads(args.results.read_text())
-    beside = second_look_beside(args.results)
-    fresh = json.loads(beside.read_text()) if beside.is_file() else None
+    found, fresh = read(args.results)
     if args.page:
         args.page.write_text(page(found, args.results.name, fresh))
     if args.readme:
         args.readme.write_text(with_overview(args.readme.read_text(), found, args.results.name))
     if not args.page and not args.readme:
         show(found, fresh)
+
+
+def read(results: Path) -> tuple[Row, Row | None]:
+    """A file of results, and the second look beside it if there is one."""
+    beside = second_look_beside(results)
+    return json.loads(results.read_text()), json.loads(beside.read_text()) if beside.is_file() else None
 
 
 def show(found: Row, fresh: Row | None = None) -> None:

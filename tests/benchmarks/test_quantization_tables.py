@@ -170,11 +170,12 @@ def test_a_readme_without_the_comments_is_left_as_it_is(results: Path, tmp_path:
 
 def test_what_is_written_in_docs_and_readme_is_of_the_results_that_are_there() -> None:
     script, root = import_module("quantization_tables"), Path(__file__).parents[2]
-    found, readme = json.loads(script.RESULTS.read_text()), (root / "README.md").read_text()
-    assert script.page(found) == (root / "docs" / "quantization-results.md").read_text()
+    for name, page in {
+        "quantization": "quantization-results",
+        "quantization_vnni": "quantization-vnni",
+    }.items():
+        results = script.RESULTS.with_name(f"{name}.json")
+        found, fresh = script.read(results)
+        assert script.page(found, results.name, fresh) == (root / "docs" / f"{page}.md").read_text()
+    readme, (found, _) = (root / "README.md").read_text(), script.read(script.RESULTS)
     assert script.with_overview(readme, found) == readme
-    other = script.RESULTS.with_name("quantization_vnni.json")
-    found = json.loads(other.read_text())
-    page = script.page(found, other.name)
-    assert script.with_overview(readme, found, other.name) == readme
-    assert page == (root / "docs" / "quantization-vnni.md").read_text()
