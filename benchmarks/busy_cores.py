@@ -3,9 +3,11 @@
     python benchmarks/busy_cores.py [--model mobilevitv2_050] [--spins 300000 3000 1000] [--repeats 3]
 
 Each measurement is a process of its own, as torch's thread pool reads its settings when it is loaded, and is
-made alone and beside a program that only counts; the order goes around `repeats` times, and a row is the
-median. A last setting is one thread, which waits for nobody. 300,000 is what GNU's OpenMP does by itself and
-3,000 what the command line asks for (`pocketvit.core.threads`). Writes benchmarks/results/busy_cores.json.
+made alone and beside a program that only counts, in a session of its own: Linux shares out time among
+sessions first, so a program of the same terminal is in the way far less. The order goes around `repeats`
+times, and a row is the median. A last setting is one thread, which waits for nobody. 300,000 is what GNU's
+OpenMP does by itself and 3,000 what the command line asks for (`pocketvit.core.threads`). Writes
+benchmarks/results/busy_cores.json.
 """
 
 from __future__ import annotations
@@ -57,8 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def busy(programs: int) -> Iterator[None]:
-    """So many programs that each keep a core busy."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
+    """So many programs that each keep a core busy, as another terminal's would."""
+    count = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(count, start_new_session=True) for _ in range(programs)]
     try:
         yield
     finally:

@@ -26,8 +26,9 @@ def test_the_busy_program_ends_whatever_happens() -> None:
     script, started = import_module("busy_cores"), []
     popen = script.subprocess.Popen
 
-    def watched(command: list[str]) -> object:
-        started.append(popen(command))
+    def watched(command: list[str], *, start_new_session: bool) -> object:
+        assert start_new_session
+        started.append(popen(command, start_new_session=True))
         return started[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -16,8 +16,8 @@ def sleep_soon() -> None:
 
     To be called before torch is loaded, as its thread pool on Linux, GNU's OpenMP, reads its settings then
     (libgomp manual, "GOMP_SPINCOUNT"). By itself it looks 300,000 times at the end of every parallel loop.
-    Where another program takes one of the cores, the thread that is waited for does not run in that time,
-    and a training step takes dozens of times as long (`benchmarks/busy_cores.py`).
+    Where a program of another terminal takes one of the cores, the thread that is waited for does not run in
+    that time, and a training step takes dozens of times as long (`benchmarks/busy_cores.py`).
     """
     if _POLICY not in os.environ:
         os.environ.setdefault(_SPINS, str(SPINS))
