@@ -24,13 +24,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from pocketvit.core.files import write_json
 from pocketvit.core.machine import hardware, physical_cores, versions
+from pocketvit.core.threads import SPINS
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "busy_cores.json"
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Of the environment, which a measurement does not take over."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,8 +74,7 @@ def busy(programs: int) -> Iterator[None]:
 
 def milliseconds(spins: int | None, threads: int, args: argparse.Namespace) -> float:
     """The median step of a process with these settings."""
-    environment: dict[str, Any] = {**os.environ}
-    environment.pop("OMP_NUM_THREADS", None)
+    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     if spins is not None:
         environment["GOMP_SPINCOUNT"] = str(spins)
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +101,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="mobilevitv2_050")
-    parser.add_argument("--spins", type=int, nargs="+", default=[300_000, 3_000, 1_000])
+    parser.add_argument("--spins", type=int, nargs="+", default=[300_000, SPINS, 1_000])
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--batch-size", type=int, default=32)
