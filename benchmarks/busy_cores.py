@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @contextmanager
-def busy(programs: int) -> Iterator[None]:
+def busy(programs: int) -> Generator[None]:
     """So many programs that each keep a core busy, as another terminal's would."""
     count = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(count, start_new_session=True) for _ in range(programs)]
