@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         "batch_size": args.batch_size,
         "steps": args.steps,
         "repeats": args.repeats,
+        "seed": args.seed,
     }
     write_json(args.out, {"protocol": protocol, "rows": rows, "hardware": hardware(), "versions": versions()})
 
@@ -88,6 +89,7 @@ def milliseconds(spins: int | None, threads: int, args: argparse.Namespace) -> f
             "steps": 1,
             "threads": threads,
             "images": 0,
+            "seed": args.seed,
             "out": out,
         }
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -107,6 +109,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8, help="timed in each process")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args(arguments)
 
